@@ -1,0 +1,1 @@
+"""Text to batches to statistics to ranges: where INT8 scales come from."""

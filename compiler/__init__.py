@@ -1,0 +1,1 @@
+"""The conductor: export, passes, calibration, engines, proof and report, in that order."""

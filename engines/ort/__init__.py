@@ -1,0 +1,1 @@
+"""The ONNX Runtime backend: the engine any CPU can run, and the CUDA execution provider."""

@@ -1,0 +1,1 @@
+"""Text in, answers out: tokenizers only, neither torch nor transformers."""

@@ -1,0 +1,189 @@
+"""Graph: an onnx_ir model and how it came to be. Protobuf stays inside this file and weights.py."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import GraphError
+from .history import StageRecord
+from .tensors import Dim, TensorSpec
+
+CANONICAL_OPSET = 23
+"""The opset of the canonical dialect: the first with Attention, RMSNormalization, RotaryEmbedding."""
+
+_HUGE_BYTES = 1 << 20
+"""Initializers at least this large go to the file beside the graph."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX model with its history. A stage never mutates the Graph it is given.
+
+    Attributes:
+        model: the onnx_ir model; treat it as frozen and `clone` it before changing anything.
+        history: one record for each stage the graph went through.
+    """
+
+    model: ir.Model
+    history: tuple[StageRecord, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graph:
+        """Read an ONNX file; external weights are memory-mapped, not read.
+
+        Raises:
+            GraphError: when the file is missing, truncated, not ONNX, or points at weights that
+                are missing or too short.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise GraphError(f"{path}: no such file; expected an ONNX model")
+        try:
+            model = ir.load(path)
+        except Exception as error:  # protobuf and onnx_ir raise many unrelated types here
+            raise GraphError(f"{path}: not a readable ONNX model ({_first_line(error)})") from error
+        if not len(model.graph) or not model.graph.outputs:
+            raise GraphError(
+                f"{path}: expected an ONNX graph with nodes and outputs, got {len(model.graph)} "
+                f"nodes and {len(model.graph.outputs)} outputs; is it an ONNX file at all?"
+            )
+        graph = cls(model)
+        graph._check_weights(path)
+        return graph
+
+    def save(self, path: str | Path) -> tuple[Path, ...]:
+        """Write ``path`` and, when there are large weights, ``<stem>.weights`` beside it.
+
+        Args:
+            path: the ``.onnx`` file; its folder must exist. Weights are streamed, never copied.
+
+        Returns:
+            The files written.
+        """
+        path = Path(path)
+        data = path.with_suffix(".weights")
+        # A shallow clone, because onnx_ir re-points the tensors of the model it saves.
+        ir.save(
+            self.model.clone(), path, external_data=data.name, size_threshold_bytes=_HUGE_BYTES >> 10
+        )
+        return (path, data) if data.exists() else (path,)
+
+    def clone(self) -> Graph:
+        """A copy whose nodes may be changed; the tensors are shared."""
+        return Graph(self.model.clone(), self.history)
+
+    def with_record(self, record: StageRecord) -> Graph:
+        """The same graph with one more history entry."""
+        return replace(self, history=(*self.history, record))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in graph order."""
+        return tuple(map(tensor_spec, self.model.graph.inputs))
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in graph order."""
+        return tuple(map(tensor_spec, self.model.graph.outputs))
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard ONNX opset, 0 when the graph imports none."""
+        return self.model.opset_imports.get("", 0)
+
+    @property
+    def op_counts(self) -> dict[str, int]:
+        """Number of nodes an operator, most frequent first; foreign domains are spelled out."""
+        counts = Counter(
+            f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            for node in self.model.graph
+        )
+        return dict(counts.most_common())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(
+            value.const_value.nbytes
+            for value in self.model.graph.initializers.values()
+            if value.const_value is not None
+        )
+
+    def digest(self) -> str:
+        """sha256 over structure and weights; equal graphs have equal digests."""
+        sha = hashlib.sha256()
+        for value in (*self.model.graph.inputs, *self.model.graph.outputs):
+            sha.update(str(value).encode())
+        for node in self.model.graph:
+            sha.update(str(node).encode())
+        for name, value in sorted(self.model.graph.initializers.items()):
+            sha.update(name.encode())
+            if value.const_value is not None:
+                sha.update(np.ascontiguousarray(value.const_value.numpy()).view(np.uint8).data)
+        return sha.hexdigest()
+
+    def _check_weights(self, path: Path) -> None:
+        for name, value in self.model.graph.initializers.items():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            file = Path(tensor.path)
+            needed = (tensor.offset or 0) + tensor.nbytes
+            held = file.stat().st_size if file.is_file() else -1
+            if held < needed:
+                found = f"holds {held:,}" if held >= 0 else "is missing"
+                raise GraphError(
+                    f"{path}: initializer {name!r} needs {needed:,} bytes of {file.name}, which "
+                    f"{found}; the model is truncated, copy both files again"
+                )
+
+
+def tensor_spec(value: ir.Value) -> TensorSpec:
+    """Name, numpy dtype and dims of a graph value.
+
+    Raises:
+        GraphError: when the value has no dtype or no rank.
+    """
+    if value.dtype is None or value.shape is None:
+        raise GraphError(
+            f"{value.name}: expected a typed tensor of known rank, got {value}; "
+            "run shape inference on the model first"
+        )
+    dims: list[Dim] = []
+    for axis, dim in enumerate(value.shape):
+        dims.append(dim if isinstance(dim, int) else (dim.value or f"{value.name}_{axis}"))
+    return TensorSpec(value.name or "", value.dtype.numpy().name, tuple(dims))
+
+
+def reject_nan(model: ir.Model, origin: str) -> None:
+    """Refuse weights that hold NaN or infinity; the attention-mask constants are small and exempt.
+
+    Raises:
+        GraphError: naming the first such initializer and how many values it holds.
+    """
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.size < 2 or not tensor.dtype.is_floating_point():
+            continue
+        array = tensor.numpy()
+        # The sum is one pass without a temporary; only a suspicious tensor is looked at closely.
+        with np.errstate(all="ignore"):
+            if np.isfinite(array.sum(dtype=np.float64)):
+                continue
+        bad = int(np.count_nonzero(~np.isfinite(array.astype(np.float32, copy=False))))
+        if bad:
+            raise GraphError(
+                f"{origin}: weight {name!r} {list(array.shape)} holds {bad} NaN or infinite values "
+                f"of {array.size}; expected finite weights, repair or download the model again"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,1 @@
+"""Quantise/dequantise insertion: parameters, policy, insertion and the lowering for CPUs."""
