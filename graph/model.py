@@ -17,7 +17,7 @@ from .tensors import Dim, TensorSpec
 CANONICAL_OPSET = 23
 """The opset of the canonical dialect: the first with Attention, RMSNormalization, RotaryEmbedding."""
 
-_HUGE_BYTES = 1 << 20
+_EXTERNAL_BYTES = 1024
 """Initializers at least this large go to the file beside the graph."""
 
 
@@ -70,7 +70,7 @@ class Graph:
         data = path.with_suffix(".weights")
         # A shallow clone, because onnx_ir re-points the tensors of the model it saves.
         ir.save(
-            self.model.clone(), path, external_data=data.name, size_threshold_bytes=_HUGE_BYTES >> 10
+            self.model.clone(), path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES
         )
         return (path, data) if data.exists() else (path,)
 

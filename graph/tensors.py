@@ -123,7 +123,9 @@ class ShapeProfile:
         return cls(axes)
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={low}:{best}:{high}" for name, (low, best, high) in self.axes.items())
+        return ",".join(
+            f"{name}={low}:{best}:{high}" for name, (low, best, high) in self.axes.items()
+        )
 
     def shapes(self, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Minimum, optimum and maximum shape of one tensor.

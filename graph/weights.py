@@ -48,6 +48,11 @@ def detach_weights(model: ir.Model) -> DetachedModel:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = ir.ExternalTensor(
-            "detached", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            "detached",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.numpy().shape),
+            name=name,
         )
     return DetachedModel(ir.to_proto(stub).SerializeToString(), weights)
