@@ -15,7 +15,7 @@ from .history import StageRecord
 from .tensors import Dim, TensorSpec
 
 CANONICAL_OPSET = 23
-"""The opset of the canonical dialect: the first with Attention, RMSNormalization, RotaryEmbedding."""
+"""Opset of the canonical dialect: the first with Attention and RotaryEmbedding."""
 
 _EXTERNAL_BYTES = 1024
 """Initializers at least this large go to the file beside the graph."""

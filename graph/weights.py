@@ -12,7 +12,7 @@ import onnx_ir.passes.common as common
 from .tensors import Array
 
 _INLINE_BYTES = 1024
-"""Tensors up to this size stay in the graph: shapes and scalars that builders fold at parse time."""
+"""Tensors up to this size stay in the graph: builders fold shapes and scalars when parsing."""
 
 
 @dataclass(frozen=True)
