@@ -1,0 +1,102 @@
+"""Run a graph as it is written: ONNX Runtime without its optimiser, weights not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import onnx_ir as ir
+
+from ..errors import CalibrationError, MissingPackageError
+from ..graph.model import Graph
+from ..graph.tensors import Array, Feeds, TensorSpec
+from ..graph.weights import detach_weights
+
+
+class GraphSession:
+    """A graph ready to run on the CPU, with any of its tensors as extra outputs.
+
+    The optimiser is off, so a tapped tensor is exactly what the graph describes, and so is the
+    reference that an engine is compared with.
+
+    Attributes:
+        inputs: the graph's inputs.
+        outputs: names of what `run` returns, taps included.
+
+    Args:
+        graph: any graph; it is not changed.
+        taps: names of tensors to return as well.
+        threads: CPU threads, 0 for all physical cores.
+
+    Raises:
+        CalibrationError: when a tap is not a tensor of the graph, or ONNX Runtime refuses it.
+        MissingPackageError: without onnxruntime.
+    """
+
+    def __init__(self, graph: Graph, taps: Sequence[str] = (), threads: int = 0) -> None:
+        self.inputs: tuple[TensorSpec, ...] = graph.inputs
+        self._session, self._weights = _open(_expose(graph.model, taps), threads)
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once and return the named outputs, all of them by default.
+
+        Raises:
+            CalibrationError: when ONNX Runtime cannot run the graph on these feeds.
+        """
+        names = self.outputs if outputs is None else tuple(outputs)
+        try:
+            arrays = self._session.run(list(names), dict(feeds))
+        except Exception as error:  # onnxruntime raises a family of its own types
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            raise CalibrationError(
+                f"onnxruntime cannot run the graph on {shapes}: {error}"
+            ) from error
+        return dict(zip(names, arrays, strict=True))
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        self._session = None
+        self._weights = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _expose(model: ir.Model, taps: Sequence[str]) -> ir.Model:
+    model = model.clone()
+    values = ir.convenience.create_value_mapping(model.graph)
+    present = {value.name for value in model.graph.outputs}
+    for name in taps:
+        if name not in values:
+            raise CalibrationError(
+                f"tensor {name!r}: not in the graph; the plan was made for another graph"
+            )
+        if name not in present:
+            model.graph.outputs.append(values[name])
+    return model
+
+
+def _open(model: ir.Model, threads: int) -> tuple[Any, list[Any]]:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "compile", "calibration") from error
+    detached = detach_weights(model)
+    weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    # Batches differ in shape: a memory pattern would be planned and kept for each of them.
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    options.add_external_initializers(list(detached.weights), weights)
+    try:
+        session = ort.InferenceSession(detached.graph, options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a family of its own types
+        raise CalibrationError(f"onnxruntime refuses the graph: {error}") from error
+    return session, weights
