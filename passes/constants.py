@@ -37,7 +37,11 @@ def scalar_mismatch(name: str, value: ir.Value | None, wanted: float) -> str | N
     if got is None:
         return f"{name} is not a scalar constant"
     # 1e-3 admits constants that went through float16 and no other equation's constant.
-    return None if math.isclose(got, wanted, rel_tol=1e-3) else f"{name} is {got:.6g}, not {wanted:.6g}"
+    return (
+        None
+        if math.isclose(got, wanted, rel_tol=1e-3)
+        else f"{name} is {got:.6g}, not {wanted:.6g}"
+    )
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -53,7 +57,7 @@ def sole_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return None
-    node = uses[0].node
+    node = next(iter(uses)).node
     return node if node.domain in ("", "ai.onnx") and node.op_type in op_types else None
 
 
@@ -90,7 +94,10 @@ def initializer_of(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.
         free = f"{name}_{number}"
     tensor.name = free
     value = ir.Value(
-        name=free, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(tensor.shape)), const_value=tensor
+        name=free,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

@@ -23,25 +23,30 @@ def _first_mismatch(values: dict[str, ir.Value], wanted: dict[str, float]) -> st
     return next((reason for reason in reasons if reason is not None), None)
 
 
-class ErfGelu(RewriteRule):
-    """``(x * (1 + erf(x / sqrt 2))) * 0.5  ->  Gelu(x)``, the spelling of the legacy exporter."""
+class _ErfGelu(RewriteRule):
+    """The exact GELU, abstract: its spellings differ in the left side alone."""
 
     source = _SPEC
 
-    def pattern(self, op: Any, x: Any, half: Any, one: Any, root_two: Any) -> Any:
-        """The left side."""
-        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root_two)), one)), half)
-
     def refuse(self, values: dict[str, ir.Value]) -> str | None:
         """Decline other constants."""
-        return _first_mismatch(values, {"half": 0.5, "one": 1.0, "root_two": math.sqrt(2.0)})
+        constants = {"half": 0.5, "one": 1.0, "root_two": math.sqrt(2.0), "inverse": math.sqrt(0.5)}
+        return _first_mismatch(values, {k: v for k, v in constants.items() if k in values})
 
     def replace(self, tape: ir.tape.Tape, values: dict[str, ir.Value]) -> ir.Value:
         """The right side."""
         return tape.op("Gelu", [values["x"]])
 
 
-class ErfGeluHalfFirst(ErfGelu):
+class ErfGelu(_ErfGelu):
+    """``(x * (1 + erf(x / sqrt 2))) * 0.5  ->  Gelu(x)``, the spelling of the legacy exporter."""
+
+    def pattern(self, op: Any, x: Any, half: Any, one: Any, root_two: Any) -> Any:
+        """The left side."""
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root_two)), one)), half)
+
+
+class ErfGeluHalfFirst(_ErfGelu):
     """``(0.5 * x) * (1 + erf(x / sqrt 2))  ->  Gelu(x)``."""
 
     def pattern(self, op: Any, x: Any, half: Any, one: Any, root_two: Any) -> Any:
@@ -49,17 +54,12 @@ class ErfGeluHalfFirst(ErfGelu):
         return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Div(x, root_two)), one))
 
 
-class ErfGeluMul(ErfGelu):
-    """``(0.5 * x) * (1 + erf(x * 0.70710678))  ->  Gelu(x)``, the spelling of torch's decomposition."""
+class ErfGeluMul(_ErfGelu):
+    """``(0.5 * x) * (1 + erf(x * 0.70710678))  ->  Gelu(x)``, PyTorch's own decomposition."""
 
-    def pattern(self, op: Any, x: Any, half: Any, one: Any, inverse_root_two: Any) -> Any:
+    def pattern(self, op: Any, x: Any, half: Any, one: Any, inverse: Any) -> Any:
         """The left side."""
-        return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Mul(x, inverse_root_two)), one))
-
-    def refuse(self, values: dict[str, ir.Value]) -> str | None:
-        """Decline other constants."""
-        wanted = {"half": 0.5, "one": 1.0, "inverse_root_two": math.sqrt(0.5)}
-        return _first_mismatch(values, wanted)
+        return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Mul(x, inverse)), one))
 
 
 class TanhGelu(RewriteRule):

@@ -12,22 +12,17 @@ from .constants import array_of, int_attribute, ints_of, scalar_mismatch, scalar
 from .rewrite import RewritePass, RewriteRule
 
 
-class PrimitiveLayerNorm(RewriteRule):
-    """``(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * g + b  ->  LayerNormalization(x, g, b)``.
+class _LayerNorm(RewriteRule):
+    """The equation below, abstract: its spellings differ in the square alone.
+
+        (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * g + b  ->  LayerNormalization(x, g, b)
 
     Refuses when a mean is not over the last axis alone, or keeps no axis.
     """
 
-    source = "https://onnx.ai/onnx/operators/onnx__LayerNormalization.html (arXiv 1607.06450, eq. 3-4)"
-
-    def pattern(
-        self, op: Any, x: Any, axes1: Any, axes2: Any, two: Any, epsilon: Any, gain: Any, bias: Any
-    ) -> Any:
-        """The left side."""
-        centred = op.Sub(x, op.ReduceMean(x, axes1, _outputs=["mean"]))
-        variance = op.ReduceMean(op.Pow(centred, two), axes2, _outputs=["variance"])
-        root = op.Sqrt(op.Add(variance, epsilon))
-        return op.Add(op.Mul(op.Div(centred, root), gain), bias)
+    source = (
+        "https://onnx.ai/onnx/operators/onnx__LayerNormalization.html (arXiv 1607.06450, eq. 3-4)"
+    )
 
     def refuse(self, values: dict[str, ir.Value]) -> str | None:
         """Decline other axes, exponents and parameter shapes."""
@@ -43,7 +38,7 @@ class PrimitiveLayerNorm(RewriteRule):
                 return f"{parameter} has shape {shape}, not [{hidden}]"
         if scalar_of(values["epsilon"]) is None:
             return "epsilon is not a scalar constant"
-        return scalar_mismatch("exponent", values["two"], 2.0)
+        return scalar_mismatch("exponent", values["two"], 2.0) if "two" in values else None
 
     def replace(self, tape: ir.tape.Tape, values: dict[str, ir.Value]) -> ir.Value:
         """The right side."""
@@ -56,8 +51,21 @@ class PrimitiveLayerNorm(RewriteRule):
         )
 
 
-class PrimitiveLayerNormMul(PrimitiveLayerNorm):
-    """The same with the square spelled as ``centred * centred``."""
+class LayerNormPow(_LayerNorm):
+    """The square is ``Pow(centred, 2)``."""
+
+    def pattern(
+        self, op: Any, x: Any, axes1: Any, axes2: Any, two: Any, epsilon: Any, gain: Any, bias: Any
+    ) -> Any:
+        """The left side."""
+        centred = op.Sub(x, op.ReduceMean(x, axes1, _outputs=["mean"]))
+        variance = op.ReduceMean(op.Pow(centred, two), axes2, _outputs=["variance"])
+        root = op.Sqrt(op.Add(variance, epsilon))
+        return op.Add(op.Mul(op.Div(centred, root), gain), bias)
+
+
+class LayerNormMul(_LayerNorm):
+    """The square is ``centred * centred``."""
 
     def pattern(
         self, op: Any, x: Any, axes1: Any, axes2: Any, epsilon: Any, gain: Any, bias: Any
@@ -67,10 +75,6 @@ class PrimitiveLayerNormMul(PrimitiveLayerNorm):
         variance = op.ReduceMean(op.Mul(centred, centred), axes2, _outputs=["variance"])
         root = op.Sqrt(op.Add(variance, epsilon))
         return op.Add(op.Mul(op.Div(centred, root), gain), bias)
-
-    def refuse(self, values: dict[str, ir.Value]) -> str | None:
-        """Decline other axes and parameter shapes."""
-        return super().refuse({**values, "two": _TWO})
 
 
 def _axis_mismatch(mean: ir.Value, axes: ir.Value, x: ir.Value) -> str | None:
@@ -85,13 +89,10 @@ def _axis_mismatch(mean: ir.Value, axes: ir.Value, x: ir.Value) -> str | None:
     return None
 
 
-_TWO = ir.Value(name="two", const_value=ir.tensor(np.float32(2.0)))
-
-
 @dataclass(frozen=True)
 class FuseLayerNorm(RewritePass):
     """Replace spelled-out layer norms; opset 18, where ReduceMean takes its axes as an input."""
 
     name = "fuse-layer-norm"
     min_opset = 18
-    rules = (PrimitiveLayerNorm(), PrimitiveLayerNormMul())
+    rules = (LayerNormPow(), LayerNormMul())

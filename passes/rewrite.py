@@ -8,6 +8,7 @@ and does not check that the graph's opset has the operators a rule emits (onnxsc
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -29,9 +30,8 @@ class RewriteRule(abc.ABC):
 
     source: ClassVar[str] = ""
 
-    @abc.abstractmethod
-    def pattern(self, op: Any, **values: Any) -> Any:
-        """The left side, written with onnxscript's pattern builder."""
+    pattern: Callable[..., Any]
+    """The left side, a method ``pattern(self, op, x, ...)`` written with onnxscript's builder."""
 
     @abc.abstractmethod
     def refuse(self, values: dict[str, ir.Value]) -> str | None:

@@ -1,0 +1,59 @@
+"""Which passes run, in which order, and why: one list for the canonical graph, one a target."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .base import Pass
+from .clean_up import CleanUp, InferShapes
+from .convert_precision import ConvertPrecision
+from .flatten_attention_heads import FlattenAttentionHeads
+from .fold_constants import FoldConstants
+from .fold_residual_bias import FoldResidualBias
+from .fold_shapes import FoldShapes
+from .fuse_attention import FuseAttention
+from .fuse_gelu import FuseGelu
+from .fuse_layer_norm import FuseLayerNorm
+from .merge_qkv import MergeQkv
+from .raise_opset import RaiseOpset
+from .simplify_attention_mask import SimplifyAttentionMask
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+CANONICAL: tuple[Pass, ...] = (
+    RaiseOpset(),  # Attention exists from opset 23 on
+    CleanUp(),  # rules assume constants on the right and no identities
+    FoldConstants(),  # legacy exports compute their constants
+    InferShapes(),  # attention rules read ranks and symbolic dims
+    FoldShapes(),  # before attention: frees head splits from shape arithmetic
+    FuseLayerNorm(),
+    FuseGelu(),
+    FuseAttention(),
+    FlattenAttentionHeads(),  # after fusing: it rewrites the 4-D form
+    CleanUp(),  # equal masks of all layers become one
+    SimplifyAttentionMask(),
+    CleanUp(),  # the replaced mask subgraphs go
+)
+"""From what an exporter wrote to the canonical dialect: standard ONNX, opset 23."""
+
+
+def lowering(target: str, precision: Precision) -> tuple[Pass, ...]:
+    """Passes from the canonical (or quantised) graph to what one target runs fastest.
+
+    Args:
+        target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``tensorrt-rtx``.
+        precision: of the engine; int8 graphs carry their Q/DQ already.
+    """
+    if target == "ort-cpu":
+        from .qdq.lower_uint8 import LowerActivationsUint8
+
+        # int8: QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
+        return (
+            (LowerActivationsUint8(),)
+            if precision == "int8"
+            else (MergeQkv(), FoldResidualBias(), CleanUp())
+        )
+    if precision == "fp32":
+        return ()
+    # Q/DQ sits on a 16-bit body: fused attention does not exist in float32 on TensorRT.
+    return (ConvertPrecision("bfloat16" if precision == "bf16" else "float16"), CleanUp())
