@@ -45,7 +45,7 @@ def _steps() -> tuple[ir.passes.PassBase, ...]:
         common.RemoveUnusedNodesPass(),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.TopologicalSortPass(),
     )
 

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from ..errors import PassError
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
-from .constants import initializer_of, insert_before
+from .constants import array_of, initializer_of, insert_before
 
 _REDUCTIONS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp",
@@ -112,13 +112,13 @@ class _Converter:
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == ir.DataType.FLOAT:
                 node.replace_input_with(index, self._as_low(value, node))
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            self._check_scale(node)
         if is_cast_up:
             node.attributes["to"] = ir.AttrInt64("to", int(self.low))
         if node.op_type == "ConstantOfShape" and "value" in node.attributes:
             fill = node.attributes["value"].as_tensor()
-            node.attributes["value"] = ir.AttrTensor(
-                "value", ir.tensor(self._cast(fill.numpy(), "fill"))
-            )
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(self._cast(fill.numpy())))
         for output in node.outputs:
             if output.dtype == ir.DataType.FLOAT:
                 # Not `output.dtype = ...`: clones share the type object with the original.
@@ -167,13 +167,21 @@ class _Converter:
         name = f"{value.name}.{self.low.short_name()}"
         self._check_range(tensor, value.name or "?")
         if tensor.nbytes < _LAZY_BYTES:
-            return initializer_of(self.graph, name, ir.tensor(self._cast(tensor.numpy(), name)))
+            return initializer_of(self.graph, name, ir.tensor(self._cast(tensor.numpy())))
         lazy = ir.LazyTensor(
-            lambda: ir.tensor(self._cast(tensor.numpy(), name)),
+            lambda: ir.tensor(self._cast(tensor.numpy())),
             dtype=self.low,
             shape=ir.Shape(tensor.shape.numpy()),
         )
         return initializer_of(self.graph, name, lazy)
+
+    def _check_scale(self, node: ir.Node) -> None:
+        scale = array_of(node.inputs[1])
+        if scale is not None and not np.all(scale.astype(np.float32) > 0):
+            raise PassError(
+                f"{node.op_type} {node.name!r}: its scale underflows to 0 in "
+                f"{self.low.short_name()}; calibrate with other text or build another precision"
+            )
 
     def _check_range(self, tensor: ir.TensorProtocol, name: str) -> None:
         array = tensor.numpy()
@@ -185,7 +193,42 @@ class _Converter:
                 f"{highest:.6g}; build with --precision bf16 or fp32"
             )
 
-    def _cast(self, array: Array, name: str) -> Array:
+    def _cast(self, array: Array) -> Array:
+        clipped = np.clip(array.astype(np.float32), float(self.low.min), float(self.low.max))
+        cast = clipped.astype(self.low.numpy())
+        return cast
+
+    def _converted(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+        name = f"{value.name}.{self.low.short_name()}"
+        self._check_range(tensor, value.name or "?")
+        if tensor.nbytes < _LAZY_BYTES:
+            return initializer_of(self.graph, name, ir.tensor(self._cast(tensor.numpy())))
+        lazy = ir.LazyTensor(
+            lambda: ir.tensor(self._cast(tensor.numpy())),
+            dtype=self.low,
+            shape=ir.Shape(tensor.shape.numpy()),
+        )
+        return initializer_of(self.graph, name, lazy)
+
+    def _check_scale(self, node: ir.Node) -> None:
+        scale = array_of(node.inputs[1])
+        if scale is not None and not np.all(scale.astype(np.float32) > 0):
+            raise PassError(
+                f"{node.op_type} {node.name!r}: its scale underflows to 0 in "
+                f"{self.low.short_name()}; calibrate with other text or build another precision"
+            )
+
+    def _check_range(self, tensor: ir.TensorProtocol, name: str) -> None:
+        array = tensor.numpy()
+        largest = float(np.abs(array).max(initial=0.0))
+        highest = float(self.low.max)
+        if largest > highest and not (array.size == 1 and largest >= _MASK_FILL):
+            raise PassError(
+                f"weight {name!r} holds {largest:.6g}, beyond the largest {self.low.short_name()} "
+                f"{highest:.6g}; build with --precision bf16 or fp32"
+            )
+
+    def _cast(self, array: Array) -> Array:
         clipped = np.clip(array.astype(np.float32), float(self.low.min), float(self.low.max))
         cast = clipped.astype(self.low.numpy())
         if name.endswith(".scale") and not np.all(cast.astype(np.float32) > 0):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..graph.history import Refusal
 from ..graph.tensors import Array
@@ -110,7 +111,7 @@ def _fold(graph: ir.Graph, branch: _Branch) -> None:
     remove_dead(branch.add_bias)
 
 
-def _shift_constant(graph: ir.Graph, node: ir.Node, index: int, shift: Array) -> None:
+def _shift_constant(graph: ir.Graph, node: ir.Node, index: int, shift: NDArray[np.float64]) -> None:
     value = node.inputs[index]
     old = array_of(value)
     assert value is not None

@@ -25,7 +25,7 @@ from .rewrite import remove_dead
 
 @dataclass(frozen=True)
 class FoldShapes(Pass):
-    """Make Reshape targets constant and read every size from a graph input. Needs inferred shapes."""
+    """Make Reshape targets constant and read sizes from graph inputs. Needs inferred shapes."""
 
     name = "fold-shapes"
     min_opset = 15  # Shape with start and end
@@ -75,7 +75,7 @@ def _fold_reshape(graph: ir.Graph, node: ir.Node) -> int:
 def _constant_target(
     source: Sequence[int | ir.SymbolicDim], wanted: Sequence[int | ir.SymbolicDim]
 ) -> list[int] | None:
-    """A Reshape target of static sizes, zeros that copy, and at most one -1; None when impossible."""
+    """A target of static sizes, zeros that copy, and at most one -1; None when impossible."""
     dims: list[int] = []
     for axis, dim in enumerate(wanted):
         if isinstance(dim, int):
