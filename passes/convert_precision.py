@@ -195,45 +195,4 @@ class _Converter:
 
     def _cast(self, array: Array) -> Array:
         clipped = np.clip(array.astype(np.float32), float(self.low.min), float(self.low.max))
-        cast = clipped.astype(self.low.numpy())
-        return cast
-
-    def _converted(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-        name = f"{value.name}.{self.low.short_name()}"
-        self._check_range(tensor, value.name or "?")
-        if tensor.nbytes < _LAZY_BYTES:
-            return initializer_of(self.graph, name, ir.tensor(self._cast(tensor.numpy())))
-        lazy = ir.LazyTensor(
-            lambda: ir.tensor(self._cast(tensor.numpy())),
-            dtype=self.low,
-            shape=ir.Shape(tensor.shape.numpy()),
-        )
-        return initializer_of(self.graph, name, lazy)
-
-    def _check_scale(self, node: ir.Node) -> None:
-        scale = array_of(node.inputs[1])
-        if scale is not None and not np.all(scale.astype(np.float32) > 0):
-            raise PassError(
-                f"{node.op_type} {node.name!r}: its scale underflows to 0 in "
-                f"{self.low.short_name()}; calibrate with other text or build another precision"
-            )
-
-    def _check_range(self, tensor: ir.TensorProtocol, name: str) -> None:
-        array = tensor.numpy()
-        largest = float(np.abs(array).max(initial=0.0))
-        highest = float(self.low.max)
-        if largest > highest and not (array.size == 1 and largest >= _MASK_FILL):
-            raise PassError(
-                f"weight {name!r} holds {largest:.6g}, beyond the largest {self.low.short_name()} "
-                f"{highest:.6g}; build with --precision bf16 or fp32"
-            )
-
-    def _cast(self, array: Array) -> Array:
-        clipped = np.clip(array.astype(np.float32), float(self.low.min), float(self.low.max))
-        cast = clipped.astype(self.low.numpy())
-        if name.endswith(".scale") and not np.all(cast.astype(np.float32) > 0):
-            raise PassError(
-                f"scale {name!r} underflows to 0 in {self.low.short_name()}; "
-                "build with --precision fp32 or calibrate with other text"
-            )
-        return cast
+        return clipped.astype(self.low.numpy())

@@ -3,7 +3,8 @@
     q = x Wq + bq,  k = x Wk + bk,  v = x Wv + bv  ->  q, k, v = Split(x [Wq Wk Wv] + [bq bk bv])
 
 A lowering for ORT CPU: with Attention in its 3-D form it measured 0.93 of three products at
-[8, 128] and equal at [1, 128] (MiniLM, two threads, x86-64 with AVX-512). TensorRT merges the three by itself.
+[8, 128] and equal at [1, 128] (MiniLM, two threads, x86-64 with AVX-512). TensorRT merges
+the three by itself.
 """
 
 from __future__ import annotations

@@ -42,14 +42,15 @@ class RaiseOpset(Pass):
         if have < 18:
             raise OpsetError(
                 f"pass {self.name}: expected a graph of opset 18 or newer, got opset {have}; "
-                "export again with opset_version=18 or later, or convert it with onnx.version_converter"
+                "export again with opset_version=18 or later, or convert it with "
+                "onnx.version_converter"
             )
         for node in model.graph:
             changed = _CHANGED.get(node.op_type, 0)
             if not node.domain and have < changed <= self.opset:
                 raise OpsetError(
                     f"pass {self.name}: node {node.name!r} is {node.op_type}, whose meaning "
-                    f"changed in opset {changed}; export the model again with opset_version={self.opset}"
+                    f"changed in opset {changed}; export again with opset_version={self.opset}"
                 )
 
     def call(self, model: ir.Model) -> PassResult:

@@ -35,7 +35,8 @@ _ALLOWED = frozenset(
         "Abs", "Add", "And", "Cast", "CastLike", "Clip", "Concat", "Constant", "ConstantOfShape",
         "Div", "Equal", "Expand", "Flatten", "Gather", "GatherND", "Greater", "GreaterOrEqual",
         "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Range",
-        "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+        "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Tile", "Transpose",
+        "Trilu", "Unsqueeze", "Where", "Xor",
     }
 )  # fmt: skip
 _SMALL_SHAPES = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
