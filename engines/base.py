@@ -108,7 +108,9 @@ class LoadOptions:
 class EngineBackend(Protocol):
     """Builds and loads the engines of one target."""
 
-    target: str
+    @property
+    def target(self) -> str:
+        """For example ``ort-cpu``."""
 
     def build_blocker(self) -> str | None:
         """None when this machine can build the target, else what is missing and what to do."""

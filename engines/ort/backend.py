@@ -82,6 +82,7 @@ class OrtBackend:
         Raises:
             BuildError: when the target cannot be built here, the disk is too small, ONNX Runtime
                 refuses the graph, or the saved engine answers differently.
+            OSError: when ``engine.json`` cannot be written.
         """
         blocker = self.build_blocker()
         if blocker:
@@ -114,7 +115,7 @@ class OrtBackend:
         blocker = self.run_blocker()
         if blocker:
             raise DeviceError(f"{self.target}: {blocker}")
-        differs = difference(read_facts(folder))
+        differs = difference(read_facts(folder, self.target))
         if differs is None:
             return self._open(folder / MODEL, options.threads, notes=())
         if options.source is None:

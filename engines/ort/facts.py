@@ -36,7 +36,8 @@ def write_facts(
     facts = {
         "target": target,
         "provider": provider.name,
-        "versions": {"onnxruntime": runtime_version()},
+        "package": "onnxruntime",
+        "package_version": runtime_version(),
         "cpu": {"model": cpu.model, "arch": cpu.arch, "flags": list(cpu.flags)},
         "threads": threads,
         "disabled_optimizers": list(DISABLED_OPTIMIZERS),
@@ -55,16 +56,16 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "dims": list(spec.dims)}
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path, target: str) -> dict[str, Any]:
     """Read ``engine.json``.
 
     Raises:
-        BundleError: when it is missing or lacks what `difference` compares.
+        BundleError: when it is missing, of another target, or lacks what `difference` compares.
     """
     path = folder / ENGINE_FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        _ = facts["versions"]["onnxruntime"], facts["cpu"]["arch"], facts["cpu"]["flags"]
+        _ = facts["package_version"], facts["cpu"]["arch"], facts["cpu"]["flags"]
     except OSError as error:
         raise BundleError(
             f"{path}: cannot be read ({error.strerror}); build the bundle again"
@@ -74,6 +75,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{path}: expected the facts of an ONNX Runtime engine, got {error!r}; "
             "build the bundle again"
         ) from error
+    if facts.get("target") != target:
+        raise BundleError(f"{path}: expected the target {target!r}, got {facts.get('target')!r}")
     return dict(facts)
 
 
@@ -84,7 +87,7 @@ def difference(facts: Mapping[str, Any]) -> str | None:
     the fusions and layouts it chose depend on its version and on the CPU's instructions.
     """
     cpu = host.cpu()
-    built_for = {**facts["cpu"], "version": facts["versions"]["onnxruntime"]}
+    built_for = {**facts["cpu"], "version": facts["package_version"]}
     for name, field, here in (
         ("ONNX Runtime version", "version", runtime_version()),
         ("CPU architecture", "arch", cpu.arch),
