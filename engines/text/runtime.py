@@ -1,0 +1,194 @@
+"""What the runtimes of all tasks share: an open engine, its encoder and the run over batches."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BundleError, TextError, VerificationError
+from ...graph.tensors import Array
+from ..base import Engine
+from .batching import BatchBudget, BatchLimits, Indices, Lengths, batches
+from .encoder import Encoded, TextEncoder
+from .task import Task, TaskSpec
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Answers of one engine call.
+
+    Attributes:
+        rows: which rows of the Encoded.
+        outputs: float32 [rows, ...], in the order of the task's outputs.
+        lengths: tokens of each row.
+        begins: column of the first token of each row.
+    """
+
+    rows: Indices
+    outputs: tuple[Floats, ...]
+    lengths: Lengths
+    begins: Lengths
+
+    def tokens(self, which: int = 0) -> Iterator[Floats]:
+        """One output without its padding: [tokens, ...] for each row."""
+        for values, begin, length in zip(
+            self.outputs[which], self.begins, self.lengths, strict=True
+        ):
+            yield values[begin : begin + length]
+
+
+class TextRuntime(abc.ABC):
+    """Answers on text with an engine; owns the engine and closes it. May be called by threads.
+
+    Attributes:
+        task: its name.
+        engine: the open engine.
+        encoder: tokenizer and padding.
+        spec: the task.
+
+    Args:
+        engine: takes the inputs and gives the outputs the spec names.
+        encoder: of the same spec.
+        limits: sizes the engine accepts.
+        budget: bounds of a batch.
+
+    Raises:
+        BundleError: when engine and spec do not fit.
+    """
+
+    task: ClassVar[Task]
+
+    def __init__(
+        self, engine: Engine, encoder: TextEncoder, limits: BatchLimits, budget: BatchBudget
+    ) -> None:
+        self.engine = engine
+        self.encoder = encoder
+        self.spec: TaskSpec = encoder.spec
+        self._limits = limits
+        self._budget = BatchBudget(
+            min(budget.max_batch, limits.max_batch or budget.max_batch), budget.max_tokens
+        )
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in engine.inputs}
+        _check_names("inputs", set(self.spec.inputs), set(self._dtypes), engine)
+        outputs = {spec.name for spec in engine.outputs}
+        _check_names("outputs", set(self.spec.outputs), outputs, engine)
+
+    @abc.abstractmethod
+    def __call__(self, inputs: Any) -> Any:
+        """Answer one text, or a list of them in order."""
+
+    def close(self) -> None:
+        """Close the engine; may be called twice."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, encoded: Encoded) -> Iterator[Batch]:
+        """Run all rows, batch by batch, not in order.
+
+        Raises:
+            VerificationError: when the engine answers NaN for a token.
+        """
+        lengths = np.maximum(encoded.lengths, self._limits.min_sequence)
+        for rows in batches(lengths, self._budget, self._limits.min_batch):
+            yield self._run_batch(encoded, rows)
+
+    def _run_batch(self, encoded: Encoded, rows: Indices) -> Batch:
+        missing = max(0, self._limits.min_batch - rows.size)
+        padded = np.concatenate([rows, np.repeat(rows[:1], missing)])
+        feeds = self.encoder.feeds(encoded, padded, self._limits.min_sequence)
+        width = feeds["input_ids"].shape[1]
+        answers = self.engine.run(
+            {name: feed.astype(self._dtypes[name], copy=False) for name, feed in feeds.items()}
+        )
+        lengths = encoded.lengths[rows]
+        is_left = self.spec.padding_side == "left"
+        outputs = tuple(self._checked(name, answers[name], rows.size) for name in self.spec.outputs)
+        begins = width - lengths if is_left else np.zeros_like(lengths)
+        return Batch(rows=rows, outputs=outputs, lengths=lengths, begins=begins)
+
+    def _checked(self, name: str, answer: Array, rows: int) -> Floats:
+        values = answer[:rows].astype(np.float32, copy=False)
+        if np.isnan(values).any():
+            raise VerificationError(
+                f"engine {self.engine.target}: output {name!r} holds NaN; the engine overflows on "
+                "this text, rebuild it with --precision fp32 or bf16"
+            )
+        return values
+
+    def check_labels(self, logits: Floats) -> None:
+        """Check that the last axis of the logits has one entry a label.
+
+        Raises:
+            BundleError: when not.
+        """
+        if logits.shape[-1] != len(self.spec.labels):
+            raise BundleError(
+                f"engine {self.engine.target}: output {self.spec.outputs[0]!r} has "
+                f"{logits.shape[-1]} logits, task.json names {len(self.spec.labels)} labels; "
+                "rebuild the bundle"
+            )
+
+
+def _check_names(what: str, wanted: set[str], found: set[str], engine: Engine) -> None:
+    is_good = wanted == found if what == "inputs" else wanted <= found
+    if not is_good:
+        raise BundleError(
+            f"engine {engine.target}: task.json names the {what} {sorted(wanted)}, "
+            f"the engine has {sorted(found)}; rebuild the bundle"
+        )
+
+
+def listed(inputs: Any, single: tuple[type, ...]) -> tuple[list[Any], bool]:
+    """Make a list of one or many inputs.
+
+    Args:
+        inputs: one input or an iterable of inputs.
+        single: types of one input.
+
+    Returns:
+        The list, and whether there was only one input, not in a list.
+
+    Raises:
+        TextError: when it is neither.
+    """
+    if isinstance(inputs, single):
+        return [inputs], True
+    if isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes, Mapping)):
+        return list(inputs), False
+    names = " or ".join(kind.__name__ for kind in single)
+    raise TextError(f"expected a {names} or a list of them, got {type(inputs).__name__}")
+
+
+def softmax(logits: Floats) -> Floats:
+    """Along the last axis; float32 in, float32 out."""
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True), np.float32)
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Elementwise, without overflow."""
+    exponents = np.exp(-np.abs(logits))
+    positive = 1 / (1 + exponents)
+    return np.asarray(np.where(logits >= 0, positive, exponents * positive), np.float32)
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Refuse a top_k below 1.
+
+    Raises:
+        TextError: naming the value.
+    """
+    if top_k is not None and top_k < 1:
+        raise TextError(f"top_k: expected an integer >= 1, got {top_k}")

@@ -1,0 +1,113 @@
+"""Texts or pairs of texts to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...errors import TextError
+from .runtime import Floats, TextRuntime, check_top_k, listed, sigmoid, softmax
+from .task import Activation
+
+if TYPE_CHECKING:
+    from .encoder import Encoded, Text
+
+Label = dict[str, Any]
+"""``label`` (str) and ``score`` (float)."""
+
+Pair = Mapping[str, str]
+"""``text`` and ``text_pair``."""
+
+
+class SequenceClassification(TextRuntime):
+    """Answers like the text-classification pipeline of transformers."""
+
+    task = "sequence-classification"
+
+    def __call__(
+        self,
+        inputs: str | tuple[str, str] | Pair | Iterable[str | tuple[str, str] | Pair],
+        *,
+        top_k: int | Literal["best"] | None = "best",
+        function_to_apply: Activation | None = None,
+    ) -> Any:
+        """Classify one input or many.
+
+        Args:
+            inputs: a text, a pair as (text, text_pair) or ``{"text": ..., "text_pair": ...}``, or
+                a list of those.
+            top_k: this many labels, best first; None gives all of them.
+            function_to_apply: logits to scores; by default what the model was trained with:
+                softmax, sigmoid (several labels may hold, or there is only one) or none.
+
+        Returns:
+            As transformers does: for one text a list of labels (of one when top_k is "best"), for
+            one pair in a dict and "best" the label itself; for a list one such answer an input, a
+            label when top_k is "best", else a list of labels.
+
+        Raises:
+            TextError: on an empty text or list, what is no text or pair, or top_k below 1.
+        """
+        limit = 1 if top_k == "best" else top_k
+        check_top_k(limit)
+        items, is_one = listed(inputs, (str, tuple, dict))
+        texts = [_text(item, index) for index, item in enumerate(items)]
+        scores = self._scores(self.encoder.encode(texts), function_to_apply)
+        answers = self._labels(scores, limit)
+        if top_k == "best":
+            best = [labels[0] for labels in answers]
+            if not is_one:
+                return best
+            return best if isinstance(inputs, str) else best[0]
+        return answers[0] if is_one else answers
+
+    def _scores(self, encoded: Encoded, activation: Activation | None) -> Floats:
+        function = _ACTIVATIONS.get(activation or self.spec.activation)
+        if function is None:
+            raise TextError(
+                f"function_to_apply: expected one of {list(_ACTIVATIONS)}, got {activation!r}"
+            )
+        scores = np.empty((len(encoded.encodings), len(self.spec.labels)), np.float32)
+        for batch in self.run(encoded):
+            self.check_labels(batch.outputs[0])
+            scores[batch.rows] = batch.outputs[0]
+        return function(scores)
+
+    def _labels(self, scores: Floats, limit: int | None) -> list[list[Label]]:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :limit]
+        ranked = np.take_along_axis(scores, order, axis=1)
+        names = self.spec.labels
+        return [
+            [
+                {"label": names[label], "score": score}
+                for label, score in zip(labels, row, strict=True)
+            ]
+            for labels, row in zip(order.tolist(), ranked.tolist(), strict=True)
+        ]
+
+
+def _as_they_are(logits: Floats) -> Floats:
+    return logits
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": _as_they_are,
+}
+
+
+def _text(item: Any, index: int) -> Text:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Mapping) and "text" in item and set(item) <= {"text", "text_pair"}:
+        pair = item.get("text_pair")
+        return item["text"] if pair is None else (item["text"], pair)
+    if isinstance(item, tuple) and len(item) == 2:
+        return item
+    raise TextError(
+        f"text {index}: expected a str, a tuple (text, text_pair) or a dict with the keys 'text' "
+        f"and 'text_pair', got {item!r:.60}"
+    )
