@@ -1,0 +1,190 @@
+"""TensorRtBackend: an ONNX graph in, a plan and its facts out; and back in again to run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import BuildError, DeviceError
+from ..base import ENGINE_FACTS, BuildConfig, Engine, EngineArtifact, LoadOptions
+from .cuda import Cuda
+from .engine import TensorRtEngine
+from .facts import PlanFacts
+from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
+from .kernels import read_listing
+from .log import LogLines, make_logger
+from .native_output import native_output
+from .network import ParsedNetwork, parse_network
+from .profiles import add_profile
+
+if TYPE_CHECKING:
+    from ...graph.model import Graph
+
+PLAN = "engine.plan"
+"""File name of the serialised engine in a target's folder."""
+
+
+@dataclass(frozen=True)
+class TensorRtBackend:
+    """Builds and loads the engines of one flavour.
+
+    Attributes:
+        flavour: the package to use.
+    """
+
+    flavour: Flavour
+
+    @classmethod
+    def of(cls, target: str) -> TensorRtBackend:
+        """The backend of ``tensorrt`` or ``tensorrt-rtx``."""
+        return cls(FLAVOURS[target])
+
+    @property
+    def target(self) -> str:
+        """The target whose engines this backend builds."""
+        return self.flavour.target
+
+    def build_blocker(self) -> str | None:
+        """None when this machine can build the target, else what is missing and what to do."""
+        if blocker := self.flavour.blocker():
+            return blocker
+        if self.flavour.builds_without_gpu:
+            return None
+        if (blocker := Cuda.blocker()) is None:
+            return None
+        return (
+            f"the target {self.target} compiles for the GPU of the machine it is built on: "
+            f"{blocker}; the target tensorrt-rtx builds without a GPU"
+        )
+
+    def run_blocker(self) -> str | None:
+        """None when this machine can run the target, else what is missing and what to do."""
+        return self.flavour.blocker() or Cuda.blocker()
+
+    def build(self, graph: Graph, config: BuildConfig, folder: Path) -> EngineArtifact:
+        """Build ``engine.plan`` and ``engine.json`` into an existing, empty folder.
+
+        The plan's bytes depend on the graph, the configuration and the version of the package
+        alone. ``engine.json`` differs between two such builds in ``build_seconds`` alone.
+
+        Raises:
+            MissingPackageError: when the package is not installed.
+            BuildError: with TensorRT's messages: a node it does not import, an input nothing
+                reads, a profile or compute capability it refuses, a data type the GPU lacks, and
+                any error in the log even when a plan came back.
+        """
+        try:
+            trt = self.flavour.module()
+        except DeviceError as error:
+            raise BuildError(str(error)) from error
+        if blocker := self.build_blocker():
+            raise BuildError(blocker)
+        targets = choose_compute_capabilities(self.flavour, trt, config.compute_capabilities)
+        started = time.perf_counter()
+        lines = LogLines()
+        plan, parsed = _compile(trt, graph, config, targets, lines)
+        seconds = time.perf_counter() - started
+        facts = self._facts(graph, config, plan, lines) | {
+            "compute_capabilities": list(targets),
+            "decomposed_attention": [
+                {"node": found.node, "reason": found.reason} for found in parsed.decomposed
+            ],
+            "package_version": str(trt.__version__),
+            "build_seconds": round(seconds, 3),
+        }
+        _write(folder / PLAN, plan)
+        text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
+        _write(folder / ENGINE_FACTS, text.encode())
+        return EngineArtifact(target=self.target, files=(PLAN, ENGINE_FACTS), facts=facts)
+
+    def load(self, folder: Path, options: LoadOptions) -> Engine:
+        """Open a plan on the current GPU.
+
+        Args:
+            folder: what `build` wrote.
+            options: threads and source have no meaning here; a plan runs on the GPU or not at all.
+
+        Raises:
+            MissingPackageError: when the flavour's package or cuda-bindings is not installed.
+            DeviceError: when the driver, the GPU or the package's version cannot run the plan.
+            BundleError: when the files are not what `build` writes.
+        """
+        del options
+        facts = PlanFacts.read(folder / ENGINE_FACTS, self.target)
+        plan = facts.read_plan(folder / PLAN)
+        trt = self.flavour.module()
+        cuda = Cuda.open()
+        cuda.require_device()
+        return TensorRtEngine.open(trt, cuda, plan, facts)
+
+    def _facts(
+        self, graph: Graph, config: BuildConfig, plan: memoryview, lines: LogLines
+    ) -> dict[str, Any]:
+        listing = read_listing(lines.texts())
+        silent = "the log of this TensorRT lists no kernels; fusion and precision are not counted"
+        return {
+            "target": self.target,
+            "package": self.flavour.distribution,
+            "bytes": plan.nbytes,
+            "sha256": hashlib.sha256(plan).hexdigest(),
+            "profile": {name: list(sizes) for name, sizes in config.profile.axes.items()},
+            "inputs": PlanFacts.tensors(graph.inputs),
+            "outputs": PlanFacts.tensors(graph.outputs),
+            "kernels": listing.summary() if listing.kernels else None,
+            "kernel_list": [kernel.facts() for kernel in listing.kernels],
+            "activation_bytes": listing.activation_bytes,
+            "weight_bytes": listing.weight_bytes,
+            "warnings": [*lines.warnings, *(() if listing.kernels else (silent,))],
+        }
+
+
+def _compile(
+    trt: Any, graph: Graph, config: BuildConfig, targets: tuple[str, ...], lines: LogLines
+) -> tuple[memoryview, ParsedNetwork]:
+    logger = make_logger(trt, lines, verbose=True)
+    builder = _start(trt, logger, lines)
+    with native_output(lines):
+        parsed = parse_network(trt, builder, logger, lines, graph)
+        builder_config = _builder_config(trt, builder, config, targets)
+        add_profile(
+            builder, parsed.network, builder_config, inputs=graph.inputs, shapes=config.profile
+        )
+        plan = builder.build_serialized_network(parsed.network, builder_config)
+    if plan is None or lines.errors:
+        where = f" for {', '.join(targets)}" if targets else ""
+        raise BuildError(f"TensorRT cannot build the engine{where}: {lines.take_problems()}")
+    return memoryview(plan), parsed
+
+
+def _start(trt: Any, logger: Any, lines: LogLines) -> Any:
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # the bindings' form of a null pointer
+        raise BuildError(f"TensorRT cannot start: {lines.take_problems()}") from error
+
+
+def _builder_config(trt: Any, builder: Any, config: BuildConfig, targets: tuple[str, ...]) -> Any:
+    builder_config = builder.create_builder_config()
+    builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    builder_config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
+    if targets and hasattr(trt, "ComputeCapability"):
+        builder_config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            capability = trt.ComputeCapability.__members__[name]
+            if not builder_config.set_compute_capability(capability, index):
+                raise BuildError(f"TensorRT refuses to compile for {name}; leave it out")
+    return builder_config
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BuildError(
+            f"cannot write {path.name} of {len(content):,} bytes to {path.parent}: "
+            f"{error.strerror}; free space or choose another folder"
+        ) from error

@@ -1,0 +1,104 @@
+"""The part of ``engine.json`` that running a plan needs, read back with checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError, FeedError
+from ...graph.tensors import ShapeProfile, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFacts:
+    """What a plan takes, gives and was compiled for.
+
+    Attributes:
+        target: ``tensorrt`` or ``tensorrt-rtx``.
+        package_version: version of the package that compiled it.
+        compute_capabilities: names such as ``SM89``; empty when compiled for one local GPU.
+        plan_bytes: size of the plan.
+        inputs: in graph order.
+        outputs: in graph order.
+        profile: sizes of the dynamic axes it accepts.
+    """
+
+    target: str
+    package_version: str
+    compute_capabilities: tuple[str, ...]
+    plan_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: ShapeProfile
+
+    @classmethod
+    def read(cls, path: Path, target: str) -> PlanFacts:
+        """Read ``engine.json``.
+
+        Raises:
+            BundleError: when it is missing, damaged or of another target.
+        """
+        try:
+            facts = cls.parse(json.loads(path.read_bytes()))
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); rebuild") from error
+        except (ValueError, KeyError, TypeError, AttributeError, FeedError) as error:
+            raise BundleError(
+                f"{path}: expected the facts of a TensorRT engine, got something else "
+                f"({type(error).__name__}: {error}); rebuild the bundle"
+            ) from error
+        if facts.target != target:
+            raise BundleError(f"{path}: expected the target {target!r}, got {facts.target!r}")
+        return facts
+
+    @classmethod
+    def parse(cls, facts: Mapping[str, Any]) -> PlanFacts:
+        """Take what is needed from the content of ``engine.json``.
+
+        Raises:
+            KeyError, TypeError, ValueError, FeedError: when the content has another form.
+        """
+        return cls(
+            target=str(facts["target"]),
+            package_version=str(facts["package_version"]),
+            compute_capabilities=tuple(map(str, facts["compute_capabilities"])),
+            plan_bytes=int(facts["bytes"]),
+            inputs=tuple(map(_spec, facts["inputs"])),
+            outputs=tuple(map(_spec, facts["outputs"])),
+            profile=ShapeProfile({name: _range(sizes) for name, sizes in facts["profile"].items()}),
+        )
+
+    @staticmethod
+    def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+        """Specs as ``engine.json`` holds them: name, dtype, dims."""
+        return [{"name": s.name, "dtype": s.dtype, "dims": list(s.dims)} for s in specs]
+
+    def read_plan(self, path: Path) -> bytes:
+        """Read the plan.
+
+        Raises:
+            BundleError: when it is missing or of another size; its sha256 is the bundle's concern.
+        """
+        try:
+            plan = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); rebuild") from error
+        if len(plan) != self.plan_bytes:
+            raise BundleError(
+                f"{path}: expected {self.plan_bytes:,} bytes, got {len(plan):,}; the file is "
+                "damaged, copy the bundle again or rebuild it"
+            )
+        return plan
+
+
+def _spec(entry: Mapping[str, Any]) -> TensorSpec:
+    dims = tuple(dim if isinstance(dim, str) else int(dim) for dim in entry["dims"])
+    return TensorSpec(str(entry["name"]), str(entry["dtype"]), dims)
+
+
+def _range(sizes: list[int]) -> tuple[int, int, int]:
+    low, best, high = map(int, sizes)
+    return low, best, high

@@ -1,0 +1,164 @@
+"""ONNX graph -> TensorRT network: parse it from a stub and detached weights, then check it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import BuildError
+from ...graph.weights import DetachedModel, detach_weights
+from .flavour import network_flags
+from .log import LogLines
+
+if TYPE_CHECKING:
+    from ...graph.model import Graph
+
+_FUSED_HEAD_DIM = 16
+"""Smallest head size with a fused kernel: 4 and 8 were refused, 16 to 256 built."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decomposed:
+    """An attention node that is built from single kernels because no fused one fits.
+
+    Attributes:
+        node: name of the ONNX node.
+        reason: what rules the fused kernel out.
+    """
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedNetwork:
+    """A network and everything it borrows memory from; keep it until the plan is built.
+
+    Attributes:
+        network: the ``INetworkDefinition``.
+        decomposed: attention nodes without a fused kernel.
+        parser: the ``OnnxParser`` whose layers the network uses.
+        weights: owner of the arrays that the network points into.
+    """
+
+    network: Any
+    decomposed: tuple[Decomposed, ...]
+    parser: Any
+    weights: DetachedModel
+
+
+def parse_network(
+    trt: Any, builder: Any, logger: Any, lines: LogLines, graph: Graph
+) -> ParsedNetwork:
+    """Parse a graph without copying its weights.
+
+    Args:
+        trt: the flavour's module.
+        builder: an ``IBuilder`` made with ``logger``.
+        logger: an ``ILogger`` that writes to ``lines``.
+        lines: the log, quoted in errors.
+        graph: in the canonical dialect: standard ONNX operators alone.
+
+    Raises:
+        BuildError: on nodes of a foreign domain, with every message of the parser, and on an
+            input that no layer reads.
+    """
+    _refuse_foreign_nodes(graph)
+    network = builder.create_network(network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    detached = detach_weights(graph.model)
+    _parse(parser, lines, detached)
+    _refuse_unread_inputs(network)
+    return ParsedNetwork(
+        network=network,
+        decomposed=_decompose_attention(trt, network),
+        parser=parser,
+        weights=detached,
+    )
+
+
+def _refuse_foreign_nodes(graph: Graph) -> None:
+    # The parser picks importers by operator name and ignores the domain, so a foreign Gelu or
+    # Attention would be built as the standard operator of that name.
+    foreign = sorted(
+        f"{node.domain}::{node.op_type} ({node.name or node.outputs[0].name})"
+        for node in graph.model.graph.all_nodes()
+        if node.domain not in ("", "ai.onnx")
+    )
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise BuildError(
+            f"TensorRT needs a graph of standard ONNX operators, got {len(foreign)} foreign nodes: "
+            f"{shown}; build from the canonical graph, before it is lowered for another target"
+        )
+
+
+def _parse(parser: Any, lines: LogLines, detached: DetachedModel) -> None:
+    if not parser.load_model_proto(detached.graph):
+        raise _parser_error(parser, lines, "cannot read the graph")
+    for name, array in detached.weights.items():
+        if not parser.load_initializer(name, array.ctypes.data, array.nbytes):
+            raise _parser_error(
+                parser, lines, f"refuses weight {name!r} ({array.dtype}{list(array.shape)})"
+            )
+    if not parser.parse_model_proto():
+        raise _parser_error(parser, lines, "cannot import the graph")
+
+
+def _parser_error(parser: Any, lines: LogLines, what: str) -> BuildError:
+    reasons = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
+    return BuildError(
+        f"the TensorRT parser {what}: {'; '.join(reasons) or lines.take_problems()}; "
+        "replace the node by a standard operator that TensorRT imports"
+    )
+
+
+def _describe(error: Any) -> str:
+    where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_operator() else ""
+    return ": ".join(filter(None, (where, error.desc())))
+
+
+def _refuse_unread_inputs(network: Any) -> None:
+    # Some optional inputs are accepted and ignored, such as nonpad_kv_seqlen of Attention-24.
+    read = set()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        tensors = (layer.get_input(slot) for slot in range(layer.num_inputs))
+        read |= {tensor.name for tensor in tensors if tensor is not None}
+    names = [network.get_input(index).name for index in range(network.num_inputs)]
+    unread = [name for name in names if name not in read]
+    if unread:
+        raise BuildError(
+            f"no layer of the TensorRT network reads the input {unread[0]!r} (inputs: "
+            f"{', '.join(names)}), so the engine would ignore it; remove it from the graph, or "
+            "express what it does in operators that TensorRT imports"
+        )
+
+
+def _decompose_attention(trt: Any, network: Any) -> tuple[Decomposed, ...]:
+    decomposed = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type != trt.LayerType.ATTENTION_INPUT:
+            continue
+        reason = _unfusable(trt, layer.get_input(0))
+        if reason is None:
+            continue
+        # Layers come back as ILayer; the class gives the typed view of the same object.
+        layer.__class__ = trt.IAttentionInputLayer
+        layer.attention.decomposable = True
+        decomposed.append(Decomposed(node=_onnx_name(layer.name), reason=reason))
+    return tuple(decomposed)
+
+
+def _unfusable(trt: Any, query: Any) -> str | None:
+    if query.dtype == trt.DataType.FLOAT:
+        return "fused attention exists for float16 and bfloat16, not for float32"
+    head_dim = tuple(query.shape)[-1]
+    if 0 < head_dim < _FUSED_HEAD_DIM:
+        return f"head size {head_dim} is below {_FUSED_HEAD_DIM}, the smallest with a fused kernel"
+    return None
+
+
+def _onnx_name(layer: str) -> str:
+    return layer.removesuffix("_AttentionInput")

@@ -1,0 +1,138 @@
+"""Open a plan on this machine's GPU, or say precisely why it does not open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import BundleError, DeviceError
+from .cuda import Cuda
+from .facts import PlanFacts
+from .log import LogLines, make_logger
+
+_LOG_LINES = 200
+
+_NUMPY_NAMES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPlan:
+    """A deserialised plan with the one context that runs it.
+
+    Attributes:
+        context: the ``IExecutionContext``; not thread-safe.
+        engine: the ``ICudaEngine`` behind it.
+        runtime: the ``IRuntime`` behind the engine.
+        logger: the ``ILogger`` behind the runtime.
+        lines: what the library said, newest lines only.
+        notes: what the user should know about this plan on this GPU.
+    """
+
+    context: Any
+    engine: Any
+    runtime: Any
+    logger: Any
+    lines: LogLines
+    notes: tuple[str, ...]
+
+
+def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
+    """Deserialise a plan and create an execution context.
+
+    Args:
+        trt: the flavour's module.
+        cuda: to name this machine's GPU in errors.
+        plan: content of ``engine.plan``.
+        facts: content of ``engine.json``.
+
+    Raises:
+        DeviceError: when the GPU, the driver or the package's version cannot run the plan.
+        BundleError: when the plan is damaged or has other inputs or outputs than ``facts`` say.
+    """
+    lines = LogLines(_LOG_LINES)
+    logger = make_logger(trt, lines, verbose=False)
+    runtime = trt.Runtime(logger)
+    gpu = cuda.compute_capability(cuda.device())
+    notes = _ask_validity(trt, runtime, plan, facts, gpu) if _can_validate(trt) else ()
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise DeviceError(
+            f"TensorRT cannot load the plan on this {gpu} GPU: {lines.take_problems()}; "
+            f"{_built_for(facts)}, this machine has {trt.__version__}; rebuild it here"
+        )
+    _check_tensors(trt, engine, facts)
+    context = engine.create_execution_context()
+    if context is None:
+        raise DeviceError(
+            f"TensorRT cannot create an execution context: {lines.take_problems()}; "
+            f"the profile {facts.profile} may need more memory than the GPU has free, "
+            "rebuild with a smaller one"
+        )
+    return OpenPlan(
+        context=context, engine=engine, runtime=runtime, logger=logger, lines=lines, notes=notes
+    )
+
+
+def _can_validate(trt: Any) -> bool:
+    return hasattr(trt.Runtime, "get_engine_validity") and hasattr(trt, "EngineValidity")
+
+
+def _ask_validity(
+    trt: Any, runtime: Any, plan: bytes, facts: PlanFacts, gpu: str
+) -> tuple[str, ...]:
+    validity, diagnostics = runtime.get_engine_validity(plan)
+    reasons = _diagnostics(trt, int(diagnostics))
+    if "MALFORMED_ENGINE" in reasons:
+        raise BundleError(
+            "the plan is damaged or is not a plan of this flavour (MALFORMED_ENGINE); copy the "
+            "bundle again or rebuild it"
+        )
+    if validity == trt.EngineValidity.INVALID:
+        raise DeviceError(
+            f"the plan cannot run on this {gpu} GPU ({', '.join(reasons) or 'no reason given'}); "
+            f"{_built_for(facts)}, this machine has {trt.__version__}; rebuild for this GPU, "
+            "update the driver, or run another target of the bundle"
+        )
+    if validity == trt.EngineValidity.SUBOPTIMAL:
+        return (
+            f"the plan runs on this {gpu} GPU but is not the best for it "
+            f"({', '.join(reasons) or 'no reason given'}); {_built_for(facts)}",
+        )
+    return ()
+
+
+def _diagnostics(trt: Any, bits: int) -> tuple[str, ...]:
+    if not hasattr(trt, "EngineInvalidityDiagnostics"):
+        return ()
+    members = trt.EngineInvalidityDiagnostics.__members__
+    return tuple(name for name, member in members.items() if bits & int(member))
+
+
+def _built_for(facts: PlanFacts) -> str:
+    targets = ", ".join(facts.compute_capabilities) or "the GPU it was built on"
+    return f"it was built by {facts.target} {facts.package_version} for {targets}"
+
+
+def _check_tensors(trt: Any, engine: Any, facts: PlanFacts) -> None:
+    found = set()
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        dtype = engine.get_tensor_dtype(name).name
+        found.add(("input" if is_input else "output", name, _NUMPY_NAMES.get(dtype, dtype)))
+    stated = {("input", spec.name, spec.dtype) for spec in facts.inputs}
+    stated |= {("output", spec.name, spec.dtype) for spec in facts.outputs}
+    if found != stated:
+        raise BundleError(
+            f"engine.json states the tensors {sorted(stated)}, but the plan has {sorted(found)}; "
+            "the files belong to different builds, rebuild the bundle"
+        )

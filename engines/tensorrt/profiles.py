@@ -1,0 +1,63 @@
+"""ShapeProfile -> optimisation profile, with the checks that TensorRT leaves to its caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import BuildError, FeedError
+from ...graph.tensors import ShapeProfile, TensorSpec
+
+
+def add_profile(
+    builder: Any,
+    network: Any,
+    builder_config: Any,
+    *,
+    inputs: tuple[TensorSpec, ...],
+    shapes: ShapeProfile,
+) -> None:
+    """Give the builder the shape range of every input with a dynamic axis.
+
+    Names are taken from the network, because TensorRT accepts a profile for an input that does
+    not exist. A network without dynamic axes gets no profile.
+
+    Args:
+        builder: an ``IBuilder``.
+        network: the parsed ``INetworkDefinition``.
+        builder_config: the ``IBuilderConfig`` that receives the profile.
+        inputs: inputs of the graph, with named dynamic axes.
+        shapes: minimum, optimum and maximum of every dynamic axis.
+
+    Raises:
+        BuildError: on a dynamic axis that ``shapes`` does not name, an input whose value sets a
+            shape, or ranges that TensorRT refuses.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    profile = builder.create_optimization_profile()
+    dynamic = False
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.is_shape_tensor:
+            raise BuildError(
+                f"input {tensor.name!r} sets a shape by its value, expected inputs that are "
+                "data; export the model without it or make it a constant"
+            )
+        if -1 not in tuple(tensor.shape):
+            continue
+        _set_shape(profile, specs[tensor.name], shapes)
+        dynamic = True
+    if not dynamic:
+        return
+    if not profile or builder_config.add_optimization_profile(profile) < 0:
+        raise BuildError(
+            f"TensorRT refuses the shape profile {shapes} for the inputs "
+            f"{', '.join(map(str, inputs))}; check that every size is possible for the model"
+        )
+
+
+def _set_shape(profile: Any, spec: TensorSpec, shapes: ShapeProfile) -> None:
+    try:
+        low, best, high = shapes.shapes(spec)
+        profile.set_shape(spec.name, low, best, high)
+    except (FeedError, ValueError) as error:
+        raise BuildError(str(error)) from error

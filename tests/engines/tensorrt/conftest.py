@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"tensorrt_tests_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def graphs() -> ModuleType:
+    """tests/engines/tensorrt/graphs.py"""
+    return _load("graphs")
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """tests/engines/tensorrt/fake.py"""
+    return _load("fake")

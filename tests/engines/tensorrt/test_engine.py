@@ -1,0 +1,365 @@
+"""The executor on a fake GPU: real numbers, strict about misuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from fuselage.engines.base import LoadOptions
+from fuselage.engines.tensorrt.backend import TensorRtBackend
+from fuselage.engines.tensorrt.cuda import Cuda
+from fuselage.engines.tensorrt.engine import TensorRtEngine
+from fuselage.engines.tensorrt.facts import PlanFacts
+from fuselage.errors import BundleError, DeviceError, FeedError, MissingPackageError
+
+AXES: tuple[int | str, ...] = ("batch", "sequence")
+TENSORS = {
+    "inputs": [
+        {"name": "ids", "dtype": "int64", "dims": list(AXES)},
+        {"name": "mask", "dtype": "int64", "dims": list(AXES)},
+    ],
+    "outputs": [
+        {"name": "pooled", "dtype": "float32", "dims": ["batch"]},
+        {"name": "hidden", "dtype": "float16", "dims": ["batch", "sequence", 2]},
+    ],
+}
+
+
+def compute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kept = feeds["ids"] * feeds["mask"]
+    return {
+        "pooled": kept.sum(axis=1) / feeds["mask"].sum(axis=1),
+        "hidden": np.stack([kept, kept + 0.5], axis=-1),
+    }
+
+
+class Rig:
+    """A fake GPU, a fake TensorRT and the facts of a plan that runs on them."""
+
+    def __init__(self, fakes: ModuleType, target: str) -> None:
+        self.fakes = fakes
+        self.cuda = fakes.FakeCuda()
+        self.package = target.replace("-", "_")
+        specs: dict[str, dict[str, Any]] = {
+            side: {entry["name"]: (entry["dtype"], tuple(entry["dims"])) for entry in entries}
+            for side, entries in TENSORS.items()
+        }
+        model = fakes.FakeModel(**specs, function=compute)
+        self.trt = fakes.FakeTensorRt(self.package, self.cuda, model)
+        self.content = {
+            "target": target,
+            "package_version": self.trt.__version__,
+            "compute_capabilities": ["SM80", "SM89"],
+            "bytes": len(fakes.PLAN),
+            "profile": {"batch": [1, 2, 64], "sequence": [1, 8, 64]},
+            **copy.deepcopy(TENSORS),
+        }
+
+    def open(self) -> TensorRtEngine:
+        facts = PlanFacts.parse(self.content)
+        return TensorRtEngine.open(self.trt, Cuda(self.cuda), self.fakes.PLAN, facts)
+
+    def folder(self, path: Path) -> Path:
+        (path / "engine.plan").write_bytes(self.fakes.PLAN)
+        (path / "engine.json").write_text(json.dumps(self.content))
+        return path
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def rig(fakes: ModuleType, request: pytest.FixtureRequest) -> Rig:
+    return Rig(fakes, request.param)
+
+
+@pytest.fixture
+def rtx(fakes: ModuleType) -> Rig:
+    return Rig(fakes, "tensorrt-rtx")
+
+
+def feeds(batch: int, sequence: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    mask = (np.arange(sequence) < random.integers(1, sequence + 1, (batch, 1))).astype(np.int64)
+    return {"ids": random.integers(0, 50, (batch, sequence)), "mask": mask}
+
+
+def assert_answers(engine: TensorRtEngine, batch: int, sequence: int) -> dict[str, np.ndarray]:
+    fed = feeds(batch, sequence, seed=batch)
+    outputs = engine.run(fed)
+    expected = compute(fed)
+    assert outputs["pooled"].dtype == np.float32
+    assert outputs["hidden"].dtype == np.float16
+    assert outputs["hidden"].shape == (batch, sequence, 2)
+    np.testing.assert_allclose(outputs["pooled"], expected["pooled"], rtol=1e-6)
+    np.testing.assert_array_equal(outputs["hidden"], expected["hidden"].astype(np.float16))
+    return outputs
+
+
+def test_answers_for_changing_shapes_and_leaks_nothing(rig: Rig) -> None:
+    with rig.open() as engine:
+        assert [spec.name for spec in engine.inputs] == ["ids", "mask"]
+        for batch, sequence in ((3, 7), (1, 1), (64, 64), (5, 13), (3, 7)):
+            assert_answers(engine, batch, sequence)
+        assert rig.trt.contexts[0].executions == 5
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+def test_buffers_are_reused_and_grow(rig: Rig) -> None:
+    with rig.open() as engine:
+        assert_answers(engine, 4, 8)
+        assert rig.cuda.allocations == 4
+        assert_answers(engine, 4, 8)
+        assert_answers(engine, 2, 3)
+        assert rig.cuda.allocations == 4
+        assert_answers(engine, 5, 8)
+        assert rig.cuda.allocations == 8
+        assert_answers(engine, 8, 8)
+        assert rig.cuda.allocations == 8, "growth must at least double a buffer"
+        assert rig.cuda.leaks() == (4, 4, 1)
+
+
+def test_outputs_are_new_arrays(rig: Rig) -> None:
+    with rig.open() as engine:
+        first = assert_answers(engine, 2, 5)
+        kept = {name: array.copy() for name, array in first.items()}
+        assert_answers(engine, 3, 5)
+    for name, array in kept.items():
+        np.testing.assert_array_equal(first[name], array)
+
+
+def test_takes_arrays_that_are_not_contiguous(rig: Rig) -> None:
+    fed = feeds(4, 6)
+    strided = {name: np.asfortranarray(array) for name, array in fed.items()}
+    with rig.open() as engine:
+        np.testing.assert_array_equal(engine.run(strided)["hidden"], engine.run(fed)["hidden"])
+
+
+def test_threads_take_turns(rig: Rig) -> None:
+    failures: list[BaseException] = []
+
+    def work(batch: int) -> None:
+        try:
+            for sequence in (1, 9, 30):
+                assert_answers(engine, batch, sequence)
+        except BaseException as error:
+            failures.append(error)
+
+    with rig.open() as engine:
+        threads = [threading.Thread(target=work, args=(batch,)) for batch in (1, 5, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+def test_runs_on_the_device_it_was_opened_on_from_any_thread(rig: Rig) -> None:
+    rig.cuda.cudaSetDevice(1)
+    answers = []
+    with rig.open() as engine:
+        thread = threading.Thread(target=lambda: answers.append(assert_answers(engine, 2, 2)))
+        thread.start()
+        thread.join()
+    assert len(answers) == 1
+
+
+def test_close_is_idempotent_and_ends_the_engine(rig: Rig) -> None:
+    engine = rig.open()
+    engine.close()
+    engine.close()
+    assert rig.cuda.leaks() == (0, 0, 0)
+    with pytest.raises(DeviceError, match=f"this {rig.content['target']} engine is closed"):
+        engine.run(feeds(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": None}, r"missing \['mask'\]"),
+        ({"ids": np.zeros((2, 3), np.int32)}, "expected dtype int64, got int32"),
+        ({"ids": np.zeros((2, 3, 1), np.int64)}, "expected rank 2"),
+        ({"ids": np.zeros((2, 65), np.int64), "mask": np.ones((2, 65), np.int64)}, "1 to 64"),
+    ],
+)
+def test_wrong_feeds_are_refused_before_the_gpu_sees_them(
+    rig: Rig, change: dict[str, np.ndarray | None], message: str
+) -> None:
+    fed = {name: array for name, array in (feeds(2, 3) | change).items() if array is not None}
+    with rig.open() as engine:
+        with pytest.raises(FeedError, match=message):
+            engine.run(fed)
+        assert rig.cuda.allocations == 0
+
+
+@pytest.mark.parametrize("step", ["shape", "infer", "infer-raises", "address", "execute"])
+def test_a_failing_step_carries_the_log_and_the_engine_recovers(rig: Rig, step: str) -> None:
+    with rig.open() as engine:
+        rig.trt.faults = {step}
+        with pytest.raises(DeviceError, match=f"cannot .*the reason for {step}"):
+            engine.run(feeds(2, 3))
+        rig.trt.faults = set()
+        assert_answers(engine, 2, 3)
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("call", ["cudaMallocAsync", "cudaHostAlloc"])
+def test_out_of_memory_says_what_to_do_and_the_engine_recovers(rig: Rig, call: str) -> None:
+    out_of_memory = rig.fakes.Status.cudaErrorMemoryAllocation
+    with rig.open() as engine:
+        rig.cuda.fail(call, out_of_memory)
+        with pytest.raises(
+            DeviceError, match=r"cannot allocate 48 bytes.*cudaErrorMemoryAllocation \(2\).*smaller"
+        ):
+            engine.run(feeds(2, 3))
+        assert_answers(engine, 2, 3)
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+def test_growth_falls_back_to_the_size_that_is_needed(rig: Rig) -> None:
+    with rig.open() as engine:
+        assert_answers(engine, 4, 8)
+        rig.cuda.fail("cudaMallocAsync", rig.fakes.Status.cudaErrorMemoryAllocation)
+        assert_answers(engine, 4, 9)
+        assert min(len(memory) for memory in rig.cuda.memory.values()) < 4 * 9 * 8
+
+
+def test_a_fatal_cuda_error_is_reported_and_close_still_works(rig: Rig) -> None:
+    illegal = rig.fakes.Status.cudaErrorIllegalAddress
+    engine = rig.open()
+    rig.cuda.fail("cudaStreamSynchronize", illegal, illegal, illegal)
+    with pytest.raises(DeviceError, match=r"cudaErrorIllegalAddress \(700\).*new process"):
+        engine.run(feeds(2, 3))
+    rig.cuda.fail("cudaFreeAsync", *[illegal] * 4)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("deserialize", r"on this SM89 GPU: the reason for deserialize; it was built by .* SM89"),
+        ("context", "cannot create an execution context: the reason for context; .* smaller"),
+    ],
+)
+def test_a_plan_that_does_not_open_leaves_nothing_behind(rig: Rig, step: str, message: str) -> None:
+    rig.trt.faults = {step}
+    with pytest.raises(DeviceError, match=message):
+        rig.open()
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+def test_facts_of_another_plan_are_refused(rig: Rig) -> None:
+    rig.content["outputs"][0] = {"name": "pooled", "dtype": "float16", "dims": ["batch"]}
+    with pytest.raises(BundleError, match=r"'pooled', 'float16'.*'pooled', 'float32'"):
+        rig.open()
+    assert rig.cuda.leaks() == (0, 0, 0)
+
+
+def test_an_invalid_plan_names_the_reasons(rtx: Rig) -> None:
+    rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 2 | 4)
+    with pytest.raises(
+        DeviceError, match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); .* SM80, SM89"
+    ):
+        rtx.open()
+    rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 32)
+    with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
+        rtx.open()
+
+
+def test_a_suboptimal_plan_runs_with_a_note(rtx: Rig) -> None:
+    rtx.trt.validity = (rtx.fakes.EngineValidity.SUBOPTIMAL, 1)
+    with rtx.open() as engine:
+        assert_answers(engine, 2, 3)
+        assert len(engine.notes) == 1
+        assert "not the best for it (VERSION_MISMATCH)" in engine.notes[0]
+
+
+def install(rig: Rig, patch: pytest.MonkeyPatch) -> TensorRtBackend:
+    patch.setitem(sys.modules, rig.package, rig.trt)
+    patch.setitem(sys.modules, "cuda.bindings.runtime", rig.cuda)
+    return TensorRtBackend.of(str(rig.content["target"]))
+
+
+def test_the_backend_loads_a_folder(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = install(rig, monkeypatch)
+    assert backend.run_blocker() is None
+    with backend.load(rig.folder(tmp_path), LoadOptions()) as engine:
+        assert isinstance(engine, TensorRtEngine)
+        assert engine.target == backend.target
+        assert_answers(engine, 3, 4)
+
+
+def test_a_damaged_folder_is_refused(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = install(rig, monkeypatch)
+    with pytest.raises(BundleError, match=r"engine\.json: cannot be read"):
+        backend.load(tmp_path, LoadOptions())
+    rig.folder(tmp_path)
+    (tmp_path / "engine.plan").write_bytes(b"short")
+    with pytest.raises(BundleError, match="expected 11 bytes, got 5"):
+        backend.load(tmp_path, LoadOptions())
+    (tmp_path / "engine.json").write_text('{"target": "tensorrt"}')
+    with pytest.raises(BundleError, match="expected the facts of a TensorRT engine"):
+        backend.load(tmp_path, LoadOptions())
+    rig.content["target"] = "ort-cpu"
+    with pytest.raises(BundleError, match="got 'ort-cpu'"):
+        backend.load(rig.folder(tmp_path), LoadOptions())
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "message"),
+    [
+        (0, 35, r"no NVIDIA driver is installed.*cudaErrorInsufficientDriver \(35\).*driver 580"),
+        (12040, 35, r"driver of this machine is too old \(CUDA 12\.4\)"),
+        (13000, 100, r"cannot count the GPUs: cudaErrorNoDevice.*CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_machine_without_a_usable_gpu_is_named(
+    rig: Rig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: int,
+    status: int,
+    message: str,
+) -> None:
+    backend = install(rig, monkeypatch)
+    rig.cuda.driver = driver
+    failure = rig.fakes.Status(status)
+    rig.cuda.fail("cudaGetDeviceCount", failure, failure)
+    with pytest.raises(DeviceError, match=message):
+        backend.load(rig.folder(tmp_path), LoadOptions())
+    blocker = backend.run_blocker()
+    assert blocker is not None
+    assert failure.name in blocker
+
+
+def test_no_visible_gpu_blocks_running_and_tensorrt_builds(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = install(rig, monkeypatch)
+    rig.cuda.devices = 0
+    assert "no NVIDIA GPU is visible" in (backend.run_blocker() or "")
+    blocker = backend.build_blocker()
+    if backend.target == "tensorrt-rtx":
+        assert blocker is None
+    else:
+        assert blocker is not None
+        assert "compiles for the GPU of the machine it is built on" in blocker
+        assert "tensorrt-rtx builds without a GPU" in blocker
+
+
+def test_missing_bindings_are_named(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = install(rig, monkeypatch)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(MissingPackageError, match="'cuda-bindings'"):
+        backend.load(rig.folder(tmp_path), LoadOptions())
