@@ -1,0 +1,89 @@
+"""INT8 stage of a build: calibrate on text, insert Q/DQ, measure the damage on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..calibration.data import CalibrationSet, default_corpus, tokenize_with
+from ..calibration.quality import Quality, measure_quality
+from ..calibration.run import calibrate
+from ..calibration.session import GraphSession
+from ..calibration.table import CalibrationTable
+from ..engines.text.encoder import TextEncoder
+from ..engines.text.task import TaskSpec
+from ..graph.model import Graph
+from ..passes.pipeline import PassPipeline
+from ..passes.qdq.insert import InsertQdq
+from ..passes.qdq.policy import QuantPlan, QuantPolicy
+from .progress import Journal
+
+_HELD_OUT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The INT8 form of a graph.
+
+    Attributes:
+        graph: the canonical graph with Q/DQ.
+        plan: the GEMMs that are INT8 and why others are not.
+        table: their ranges.
+        quality: damage on texts that were not calibrated with; None with fewer than two texts.
+    """
+
+    graph: Graph
+    plan: QuantPlan
+    table: CalibrationTable
+    quality: Quality | None
+
+
+def quantize(
+    graph: Graph,
+    tokenizer: Path,
+    spec: TaskSpec,
+    texts: CalibrationSet | None,
+    journal: Journal,
+    *,
+    threads: int = 0,
+) -> Quantized:
+    """Calibrate and insert Q/DQ.
+
+    Args:
+        graph: the canonical float32 graph.
+        tokenizer: tokenizer.json.
+        spec: the task.
+        texts: the user's texts; None takes the corpus that ships with fuselage and says so.
+        journal: gets the stages and a note about the corpus.
+        threads: CPU threads, 0 for all physical cores.
+
+    Raises:
+        CalibrationError: when text or graph give no usable ranges.
+    """
+    if texts is None:
+        texts = default_corpus()
+        journal.note(
+            f"calibrated on the {len(texts.texts)} texts that ship with fuselage; "
+            "your own text (--text FILE) gives ranges that fit your data"
+        )
+    data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
+    tokenize = tokenize_with(TextEncoder(tokenizer, spec))
+    plan = QuantPolicy().plan(graph.model)
+    with journal.stage("calibrate"):
+        table = calibrate(
+            graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
+        )
+    pipeline = PassPipeline((InsertQdq(table.params()),), on_record=journal.records.append)
+    quantized = pipeline.run(graph)
+    quality = None
+    if held_out is not None:
+        with journal.stage("measure INT8 on held-out text"):
+            batches = held_out.batches(tokenize, graph.inputs)
+            with (
+                GraphSession(graph, threads=threads) as reference,
+                GraphSession(quantized, threads=threads) as candidate,
+            ):
+                quality = measure_quality(
+                    reference, candidate, batches, output=graph.outputs[0].name
+                )
+    return Quantized(graph=quantized, plan=plan, table=table, quality=quality)

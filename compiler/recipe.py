@@ -1,0 +1,125 @@
+"""Recipe: everything that has a say in a bundle, so that equal recipes mean equal bundles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from ..calibration.data import CalibrationSet
+from ..engines import host
+from ..engines.bundle import Bundle
+from ..errors import BundleError
+from .source import ModelSource
+
+_PACKAGES = (
+    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+_TARGET_PACKAGES = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx",),
+    "ort-cuda": ("onnxruntime-gpu",),
+}
+Recipe = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+        model: alias, local folder or hub id.
+        out: folder of the bundle.
+        precision: one of `precision.ASKED`.
+        targets: names, empty for all that build here.
+        task: one of the tasks, or ``auto``.
+        texts: calibration texts; None for the corpus that ships with fuselage.
+        weights: ``pretrained`` or ``random``.
+        revision: of a hub id.
+        shapes: profile as text, ``batch=1:8:64,sequence=1:128:256``; None derives it.
+        compute_capabilities: GPUs of an ahead-of-time plan; empty for the default.
+        threads: CPU threads; 0 for all physical cores.
+    """
+
+    model: str
+    out: Path
+    precision: str = "auto"
+    targets: tuple[str, ...] = ()
+    task: str = "auto"
+    texts: CalibrationSet | None = field(default=None, repr=False)
+    weights: Literal["pretrained", "random"] = "pretrained"
+    revision: str | None = None
+    shapes: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    threads: int = 0
+
+
+def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -> Recipe:
+    """The recipe of a request; cheap, nothing heavy is imported."""
+    packages = (*_PACKAGES, *(name for t in targets for name in _TARGET_PACKAGES.get(t, ())))
+    return {
+        "model": {"id": source.id, "revision": source.revision, "digest": source.digest},
+        "weights": source.weights,
+        "task": request.task,
+        "precision": request.precision,
+        "targets": list(targets),
+        "shapes": request.shapes,
+        "compute_capabilities": list(request.compute_capabilities),
+        "texts": None if request.texts is None else request.texts.digest,
+        "versions": host.package_versions(packages),
+        "code": code_digest(),
+        "cpu": list(host.cpu().flags) if "ort-cpu" in targets else [],
+    }
+
+
+@cache
+def code_digest() -> str:
+    """sha256 of fuselage's own source files."""
+    root = Path(__file__).resolve().parents[1]
+    folders = ("graph", "passes", "engines", "calibration", "compiler")
+    files = [root / "errors.py"]
+    for folder in folders:
+        files += [path for kind in ("*.py", "*.txt") for path in (root / folder).rglob(kind)]
+    sha = hashlib.sha256()
+    for path in sorted(files):
+        sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()
+
+
+def reusable(out: Path, recipe: Recipe) -> tuple[Bundle | None, tuple[str, ...]]:
+    """The bundle at `out` when it was made by the same recipe and is sound.
+
+    Returns:
+        The bundle and no reasons, or None and why it is built anew (empty when there was none).
+    """
+    if not out.exists() or not any(out.iterdir()):
+        return None, ()
+    try:
+        bundle = Bundle.open(out, full=True)
+    except BundleError as error:
+        return None, (str(error),)
+    reasons = tuple(changes(bundle.manifest.recipe, recipe))
+    if not reasons and not bundle.manifest.verification.get("passed"):
+        return None, ("the last build did not pass its verification",)
+    return (None, reasons) if reasons else (bundle, ())
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """One line for each key that differs: ``versions.onnxruntime: '1.31.0' -> '1.31.1'``."""
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        name = f"{path}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += changes(before, after, f"{name}.")
+        elif before != after:
+            lines.append(f"{name}: {_shown(before)} -> {_shown(after)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:24]}...{text[-12:]}"

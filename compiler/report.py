@@ -1,0 +1,137 @@
+"""``report.json``: what was built, what was refused, and whether it answers like the model.
+
+The keys are an interface; docs/report.md lists them and a test holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..engines import host
+from ..engines.base import EngineArtifact
+from ..graph.history import StageRecord
+from ..graph.model import Graph
+from ..passes.presets import Precision
+from .fusion import count_fusions
+from .proof import Verdict
+from .quantize import Quantized
+from .source import ModelSource
+
+SCHEMA = 1
+
+
+def make_report(
+    *,
+    source: ModelSource,
+    task: str,
+    canonical: Graph,
+    records: Sequence[StageRecord],
+    notes: Sequence[str],
+    quantized: Quantized | None,
+    artifacts: Mapping[str, EngineArtifact],
+    precisions: Mapping[str, Precision],
+    verdicts: Sequence[Verdict],
+    lost: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Assemble the report; all values are JSON."""
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "id": source.id,
+            "revision": source.revision,
+            "digest": source.digest,
+            "weights": source.weights,
+            "task": task,
+            "weight_bytes": canonical.weight_bytes,
+        },
+        "stages": [_stage(record) for record in records],
+        "fusion": {
+            kind: {
+                "found": count.found,
+                "fused": count.fused,
+                "refusals": [asdict(refusal) for refusal in count.refusals],
+            }
+            for kind, count in count_fusions(canonical).items()
+        },
+        "quantization": None if quantized is None else _quantization(quantized),
+        "targets": {
+            target: _target(artifact, precisions[target], lost.get(target, ()))
+            for target, artifact in artifacts.items()
+        },
+        "verification": {
+            "passed": has_passed(verdicts, lost),
+            "reference": "PyTorch, float32, eager attention",
+            "targets": [_verdict(verdict) for verdict in verdicts],
+        },
+        "notes": list(notes),
+        "environment": _environment(),
+    }
+
+
+def has_passed(verdicts: Sequence[Verdict], lost: Mapping[str, Sequence[str]]) -> bool:
+    """True when nothing that was examined failed and no engine lost a fusion or a precision."""
+    examined = [verdict.passed for verdict in verdicts if verdict.passed is not None]
+    return bool(examined) and all(examined) and not any(lost.values())
+
+
+def _stage(record: StageRecord) -> dict[str, Any]:
+    return {
+        "name": record.stage,
+        "seconds": round(record.seconds, 4),
+        "nodes_before": record.nodes_before,
+        "nodes_after": record.nodes_after,
+        "rewrites": record.rewrites,
+        "refusals": [asdict(refusal) for refusal in record.refusals],
+        "rolled_back": record.rolled_back,
+    }
+
+
+def _quantization(quantized: Quantized) -> dict[str, Any]:
+    quality = quantized.quality
+    kept = quantized.plan.refusals
+    return {
+        "linears": len(quantized.plan.linears) + len(kept),
+        "int8": len(quantized.plan.linears),
+        "method": quantized.table.method,
+        "texts": quantized.table.texts,
+        "tokens": quantized.table.tokens,
+        "source": quantized.table.source,
+        "sqnr_db": None if quality is None else round(quality.sqnr_db, 3),
+        "cosine_mean": None if quality is None else quality.cosine_mean,
+        "cosine_min": None if quality is None else quality.cosine_min,
+        "held_out_texts": 0 if quality is None else quality.texts,
+        "kept_float": [{"node": refusal.node, "reason": refusal.reason} for refusal in kept],
+    }
+
+
+def _target(
+    artifact: EngineArtifact, precision: Precision, lost: Sequence[str]
+) -> dict[str, Any]:
+    facts = artifact.facts
+    kept = ("bytes", "nodes", "compute_capabilities", "activation_bytes", "build_seconds")
+    entry: dict[str, Any] = {"precision": precision}
+    entry |= {key: facts[key] for key in kept if key in facts}
+    if "kernels" in facts:
+        entry["kernels"] = {k: v for k, v in facts["kernels"].items() if k != "list"}
+    return {**entry, "lost": list(lost)}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict)
+
+
+def _environment() -> dict[str, Any]:
+    here = host.probe()
+    return {
+        "os": here.os,
+        "architecture": here.architecture,
+        "cpu": here.cpu.model,
+        "cpu_flags": list(here.cpu.flags),
+        "physical_cores": here.cpu.cores,
+        "nvidia_driver": here.nvidia_driver,
+        "gpus": [asdict(gpu) for gpu in here.gpus],
+        "load_average": here.load_average,
+        "versions": dict(host.package_versions()),
+    }
