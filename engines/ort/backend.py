@@ -9,10 +9,11 @@ instructions, so both are recorded, and elsewhere the bundle's canonical graph i
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from .session import Provider, message, open_session, runtime_version, session_o
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
-    from ...graph.weights import DetachedModel
 
 MODEL = "model.onnx"
 WEIGHTS = "model.weights"
@@ -76,13 +76,14 @@ class OrtBackend:
     def build(self, graph: Graph, config: BuildConfig, folder: Path) -> EngineArtifact:
         """Optimise, save, reload, and hold the reloaded engine to the bits of the source session.
 
-        The weights go to ONNX Runtime as views, so a model above protobuf's 2 GiB passes through
-        without a copy.
+        The weights go to ONNX Runtime through a temporary file in ``folder``, which it maps: it
+        copies what it is handed in memory (``add_external_initializers``) twice, a file only once,
+        while it saves. Neither way has protobuf's limit of 2 GiB.
 
         Raises:
             BuildError: when the target cannot be built here, the disk is too small, ONNX Runtime
                 refuses the graph, or the saved engine answers differently.
-            OSError: when ``engine.json`` cannot be written.
+            OSError: when the disk is full, or the folder cannot be written.
         """
         blocker = self.build_blocker()
         if blocker:
@@ -90,7 +91,9 @@ class OrtBackend:
         _check_space(graph, folder)
         threads = config.threads or host.physical_cores()
         started = time.perf_counter()
-        feeds, expected = self._optimize(graph, config, folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".source-") as source:
+            graph.save(Path(source) / MODEL)
+            feeds, expected = self._optimize(Path(source) / MODEL, config, threads, folder)
         seconds = time.perf_counter() - started
         self._check_reload(folder, threads, feeds, expected)
         facts = write_facts(
@@ -140,26 +143,22 @@ class OrtBackend:
         return OrtEngine(session, self.target, threads, notes)
 
     def _optimize(
-        self, graph: Graph, config: BuildConfig, folder: Path
+        self, source: Path, config: BuildConfig, threads: int, folder: Path
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Write `MODEL` and `WEIGHTS`; return a probe feed and what the source session answers."""
-        from ...graph.weights import detach_weights
-
-        detached = detach_weights(graph.model)
-        options = session_options(config.threads)
-        options.add_external_initializers(*_ort_values(detached))
+        options = session_options(threads)
         options.optimized_model_filepath = str(folder / MODEL)
         entry = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(f"{entry}file_name", WEIGHTS)
         options.add_session_config_entry(f"{entry}min_size_in_bytes", str(_EXTERNAL_BYTES))
         try:
-            session = open_session(detached.graph, options, self._provider, optimize=True)
+            session = open_session(str(source), options, self._provider, optimize=True)
         except FuselageError as error:
             raise BuildError(f"{self.target}: {error}") from error
         except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
             reason = message(error)
             raise BuildError(f"{self.target}: ONNX Runtime refuses the graph: {reason}") from error
-        return self._probe(OrtEngine(session, self.target, config.threads, ()), config)
+        return self._probe(OrtEngine(session, self.target, threads, ()), config)
 
     def _probe(
         self, engine: OrtEngine, config: BuildConfig
@@ -190,25 +189,6 @@ class OrtBackend:
                 )
 
 
-def _ort_values(detached: DetachedModel) -> tuple[list[str], list[Any]]:
-    """Names and OrtValues that share memory with the weights."""
-    import onnx_ir as ir
-    from onnxruntime import OrtValue
-
-    values = []
-    for name, array in detached.weights.items():
-        dtype = ir.DataType.from_numpy(array.dtype)
-        if dtype.bitwidth < 8:
-            raise BuildError(
-                f"weight {name!r} is {dtype.name}; ONNX Runtime takes detached weights of whole "
-                "bytes only, pack two values into one uint8 (MatMulNBits)"
-            )
-        # numpy has no bfloat16 or float8 of its own, so ONNX Runtime takes them as raw integers.
-        raw = array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
-        values.append(OrtValue.ortvalue_from_numpy_with_onnx_type(raw, dtype.value))
-    return list(detached.weights), values
-
-
 def _probe_feeds(inputs: tuple[TensorSpec, ...], config: BuildConfig) -> Iterator[dict[str, Array]]:
     """Small feeds inside the profile: ones, then zeros for graphs that refuse an index of one."""
     for fill in (1, 0):
@@ -225,9 +205,9 @@ def _probe_shape(spec: TensorSpec, config: BuildConfig) -> tuple[int, ...]:
 
 def _check_space(graph: Graph, folder: Path) -> None:
     """Refuse before ONNX Runtime writes half a file."""
-    needed, free = graph.weight_bytes, shutil.disk_usage(folder).free
+    needed, free = 2 * graph.weight_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise BuildError(
-            f"{folder}: the engine needs {needed:,} bytes, but the disk has {free:,} free; "
+            f"{folder}: the build needs {needed:,} bytes, but the disk has {free:,} free; "
             "free some space or build elsewhere"
         )

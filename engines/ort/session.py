@@ -82,11 +82,11 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def open_session(model: str | bytes, options: Any, provider: Provider, *, optimize: bool) -> Any:
+def open_session(model: str, options: Any, provider: Provider, *, optimize: bool) -> Any:
     """Open a session that runs on ``provider`` or not at all.
 
     Args:
-        model: path of an ONNX file, or a serialised ModelProto.
+        model: path of an ONNX file.
         options: from `session_options`; the optimisation level is set here.
         provider: where to run; the CPU provider takes the nodes it does not implement.
         optimize: False for a graph that ONNX Runtime optimised before.
