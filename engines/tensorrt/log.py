@@ -45,24 +45,22 @@ class LogLines:
     @property
     def errors(self) -> tuple[str, ...]:
         """Distinct messages of failures, oldest first; some of them come as mere warnings."""
-        return tuple(
-            dict.fromkeys(
-                text
-                for level, text in self._lines
-                if level in _FAILURES or (level == "WARNING" and _matches(_FATAL_WARNINGS, text))
-            )
-        )
+        failures = [
+            text
+            for level, text in tuple(self._lines)
+            if level in _FAILURES or (level == "WARNING" and _matches(_FATAL_WARNINGS, text))
+        ]
+        return tuple(dict.fromkeys(failures))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Distinct warnings a user can act on, oldest first."""
-        return tuple(
-            dict.fromkeys(
-                text
-                for level, text in self._lines
-                if level == "WARNING" and not _matches(_SETTLED + _FATAL_WARNINGS, text)
-            )
-        )
+        warnings = [
+            text
+            for level, text in tuple(self._lines)
+            if level == "WARNING" and not _matches(_SETTLED + _FATAL_WARNINGS, text)
+        ]
+        return tuple(dict.fromkeys(warnings))
 
     def texts(self) -> Iterator[str]:
         """All messages of any severity, oldest first."""

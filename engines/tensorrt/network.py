@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError
-from ...graph.weights import DetachedModel, detach_weights
 from .flavour import network_flags
 from .log import LogLines
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
+    from ...graph.weights import DetachedModel
 
 _FUSED_HEAD_DIM = 16
 """Smallest head size with a fused kernel: 4 and 8 were refused, 16 to 256 built."""
@@ -63,6 +63,8 @@ def parse_network(
         BuildError: on nodes of a foreign domain, with every message of the parser, and on an
             input that no layer reads.
     """
+    from ...graph.weights import detach_weights  # a machine that only runs plans lacks onnx_ir
+
     _refuse_foreign_nodes(graph)
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -113,9 +115,10 @@ def _parser_error(parser: Any, lines: LogLines, what: str) -> BuildError:
     )
 
 
-def _describe(error: Any) -> str:
-    where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_operator() else ""
-    return ": ".join(filter(None, (where, error.desc())))
+def _describe(parser_error: Any) -> str:
+    operator = parser_error.node_operator()
+    where = f"{operator} node {parser_error.node_name()!r}" if operator else ""
+    return ": ".join(filter(None, (where, parser_error.desc())))
 
 
 def _refuse_unread_inputs(network: Any) -> None:
@@ -160,5 +163,5 @@ def _unfusable(trt: Any, query: Any) -> str | None:
     return None
 
 
-def _onnx_name(layer: str) -> str:
-    return layer.removesuffix("_AttentionInput")
+def _onnx_name(layer_name: str) -> str:
+    return layer_name.removesuffix("_AttentionInput")

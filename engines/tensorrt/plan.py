@@ -62,7 +62,11 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
     logger = make_logger(trt, lines, verbose=False)
     runtime = trt.Runtime(logger)
     gpu = cuda.compute_capability(cuda.device())
-    notes = _ask_validity(trt, runtime, plan, facts, gpu) if _can_validate(trt) else ()
+    notes: tuple[str, ...] = ()
+    if hasattr(trt.Runtime, "get_engine_validity"):
+        validity, diagnostics = runtime.get_engine_validity(plan)
+        reasons = _diagnostics(trt, int(diagnostics)) or (lines.take_problems(),)
+        notes = _judge(trt, validity, reasons, facts, gpu)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeviceError(
@@ -82,31 +86,24 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
     )
 
 
-def _can_validate(trt: Any) -> bool:
-    return hasattr(trt.Runtime, "get_engine_validity") and hasattr(trt, "EngineValidity")
-
-
-def _ask_validity(
-    trt: Any, runtime: Any, plan: bytes, facts: PlanFacts, gpu: str
+def _judge(
+    trt: Any, validity: Any, reasons: tuple[str, ...], facts: PlanFacts, gpu: str
 ) -> tuple[str, ...]:
-    validity, diagnostics = runtime.get_engine_validity(plan)
-    reasons = _diagnostics(trt, int(diagnostics))
     if "MALFORMED_ENGINE" in reasons:
         raise BundleError(
             "the plan is damaged or is not a plan of this flavour (MALFORMED_ENGINE); copy the "
             "bundle again or rebuild it"
         )
+    if not hasattr(trt, "EngineValidity"):
+        return ()
+    why = f"({', '.join(reasons)}); {_built_for(facts)}"
     if validity == trt.EngineValidity.INVALID:
         raise DeviceError(
-            f"the plan cannot run on this {gpu} GPU ({', '.join(reasons) or 'no reason given'}); "
-            f"{_built_for(facts)}, this machine has {trt.__version__}; rebuild for this GPU, "
-            "update the driver, or run another target of the bundle"
+            f"the plan cannot run on this {gpu} GPU {why}, this machine has {trt.__version__}; "
+            "rebuild for this GPU, update the driver, or run another target of the bundle"
         )
     if validity == trt.EngineValidity.SUBOPTIMAL:
-        return (
-            f"the plan runs on this {gpu} GPU but is not the best for it "
-            f"({', '.join(reasons) or 'no reason given'}); {_built_for(facts)}",
-        )
+        return (f"the plan runs on this {gpu} GPU but is not the best for it {why}",)
     return ()
 
 

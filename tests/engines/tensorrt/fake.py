@@ -2,8 +2,8 @@
 
 Both follow the real interfaces name by name (test_api.py holds them to it). Work is queued on
 streams and happens when a stream is synchronised, so a forgotten synchronisation gives poisoned
-results. MisuseError raises: addresses that are unknown or freed, copies out of bounds or from pageable
-memory, the default stream, another thread's device, execution with unbound tensors.
+results. MisuseError tells of addresses that are unknown or freed, copies out of bounds or from
+pageable memory, the default stream, another thread's device, execution with unbound tensors.
 """
 
 # ruff: noqa: N802, N803, N815, ARG002

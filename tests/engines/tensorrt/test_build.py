@@ -13,9 +13,12 @@ from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt import backend as backend_module
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.engines.tensorrt.cuda import Cuda
+from fuselage.engines.tensorrt.facts import PlanFacts
 from fuselage.engines.tensorrt.log import LogLines, make_logger
 from fuselage.engines.tensorrt.network import _parser_error
-from fuselage.errors import BuildError, DeviceError
+from fuselage.engines.tensorrt.plan import open_plan
+from fuselage.errors import BuildError, BundleError, DeviceError
+from fuselage.graph import weights as weights_module
 from fuselage.graph.model import Graph
 from fuselage.graph.tensors import ShapeProfile
 
@@ -184,9 +187,7 @@ def test_the_workspace_limit_is_honoured(graphs: ModuleType, build: Build) -> No
 def test_a_weight_that_does_not_fit_the_graph_is_named(
     graphs: ModuleType, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fuselage.engines.tensorrt import network
-
-    whole = network.detach_weights
+    whole = weights_module.detach_weights
 
     def cut(model: object) -> object:
         detached = whole(model)  # type: ignore[arg-type]
@@ -194,7 +195,7 @@ def test_a_weight_that_does_not_fit_the_graph_is_named(
         weights["query.weight"] = weights["query.weight"][:10]
         return type(detached)(detached.graph, weights)
 
-    monkeypatch.setattr(network, "detach_weights", cut)
+    monkeypatch.setattr(weights_module, "detach_weights", cut)
     with pytest.raises(BuildError, match=r"refuses weight 'query\.weight' \(float16\[10, 64\]\)"):
         build(graphs.encoder())
 
@@ -228,3 +229,17 @@ def test_loading_without_a_gpu_says_what_is_missing(
     with pytest.raises(DeviceError, match="NVIDIA"):
         BACKEND.load(tmp_path, LoadOptions())
     assert "NVIDIA" in (BACKEND.run_blocker() or "")
+
+
+def test_a_damaged_plan_is_recognised_by_the_real_runtime(
+    graphs: ModuleType, fakes: ModuleType, build: Build, tmp_path: Path
+) -> None:
+    facts = PlanFacts.parse(build(graphs.encoder(), "SM89"))
+    plan = (tmp_path / "engine.plan").read_bytes()
+    cuda = Cuda(fakes.FakeCuda())
+    trt = BACKEND.flavour.module()
+    with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
+        open_plan(trt, cuda, bytes(len(plan)), facts)
+    if Cuda.blocker() is not None:
+        with pytest.raises(DeviceError, match=r"cannot run on this SM89 GPU \(.*[Cc]uda"):
+            open_plan(trt, cuda, plan, facts)
