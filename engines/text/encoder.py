@@ -149,6 +149,14 @@ class TextEncoder:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return np.fromiter(map(len, encodings), np.int64, len(encodings))
 
+    def token_id(self, text: str) -> int | None:
+        """Id of a token of the vocabulary, or of a text that is one token; else None."""
+        token = self._tokenizer.token_to_id(text)
+        if token is not None:
+            return token
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids[0] if len(ids) == 1 and ids[0] != self.spec.unk_token_id else None
+
     def mask(self, lengths: Lengths, width: int) -> Mask:
         """Where the tokens stand after padding: bool [batch, width]."""
         columns = np.arange(width)

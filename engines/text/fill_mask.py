@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import TextError
 from .batching import Indices
+from .encoder import checked
 from .runtime import Floats, TextRuntime, check_top_k, listed, softmax
 
 if TYPE_CHECKING:
@@ -80,12 +81,12 @@ class FillMask(TextRuntime):
 
     def _target_ids(self, targets: str | Sequence[str]) -> NDArray[np.int64]:
         names, _ = listed(targets, (str,))
-        ids = [self.encoder.tokenizer.token_to_id(name) for name in names]
-        if not ids or None in ids:
-            unknown = names[ids.index(None)] if ids else "none"
+        checked(names)
+        ids = [self.encoder.token_id(name) for name in names]
+        if None in ids:
             raise TextError(
-                f"targets: expected tokens of the vocabulary, got {unknown!r}; "
-                "a word of several tokens cannot fill one mask"
+                f"targets: expected words of one token, got {names[ids.index(None)]!r}, which is "
+                "several or unknown and cannot fill one mask"
             )
         return np.unique(np.array(ids, np.int64))
 
