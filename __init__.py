@@ -1,0 +1,166 @@
+"""fuselage turns a Hugging Face transformer into a verified engine bundle.
+
+    import fuselage
+
+    bundle = fuselage.build("minilm", out="build/minilm")      # export, rewrite, compile, prove
+    with fuselage.load("build/minilm") as engine:              # the best target for this machine
+        outputs = engine.run({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    embed = fuselage.pipeline("build/minilm")
+    vectors = embed(["two texts", "in, vectors [2, 384] out"])
+
+Importing fuselage imports neither torch nor any engine; each verb imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .errors import (
+    BuildError,
+    BundleError,
+    CalibrationError,
+    DeviceError,
+    ExportError,
+    FeedError,
+    FuselageError,
+    GraphError,
+    MissingPackageError,
+    OpsetError,
+    PassError,
+    SourceError,
+    TextError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from .engines.base import Engine
+    from .engines.bundle import Bundle
+    from .engines.text.runtime import TextRuntime
+
+__all__ = [
+    "BuildError",
+    "BundleError",
+    "CalibrationError",
+    "DeviceError",
+    "ExportError",
+    "FeedError",
+    "FuselageError",
+    "GraphError",
+    "MissingPackageError",
+    "OpsetError",
+    "PassError",
+    "SourceError",
+    "TextError",
+    "VerificationError",
+    "__version__",
+    "build",
+    "load",
+    "pipeline",
+]
+
+__version__ = "0.1.0"
+
+
+def build(
+    model: str,
+    *,
+    out: str | Path,
+    precision: str = "auto",
+    targets: Sequence[str] = (),
+    task: str = "auto",
+    texts: Iterable[str] | None = None,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    revision: str | None = None,
+    shapes: str | None = None,
+    compute_capabilities: Sequence[str] = (),
+    threads: int = 0,
+    force: bool = False,
+) -> Bundle:
+    """Build a verified bundle, or return the one that is there when nothing has changed.
+
+    Args:
+        model: alias (``minilm``), hub id, or local folder.
+        out: folder of the bundle; an older bundle there is replaced when the new one is complete.
+        precision: ``auto`` (each target's fastest float), ``fp32``, ``fp16``, ``bf16``, ``int8``.
+        targets: names; empty for all that build on this machine.
+        task: ``auto`` picks by the architecture.
+        texts: calibration texts for int8; None takes the corpus that ships with fuselage.
+        weights: ``random`` for the architecture with seeded random weights.
+        revision: branch, tag or commit of a hub id.
+        shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
+        compute_capabilities: for ahead-of-time plans, for example ``("SM80", "SM89")``.
+        threads: CPU threads; 0 for all physical cores allowed to this process.
+        force: build even when an equal bundle is there.
+
+    Raises:
+        FuselageError: see `fuselage.errors`; nothing half-written is left.
+    """
+    from .calibration.data import CalibrationSet
+    from .compiler.pipeline import run_build
+    from .compiler.recipe import Request
+
+    request = Request(
+        model=model,
+        out=Path(out),
+        precision=precision,
+        targets=tuple(targets),
+        task=task,
+        texts=None if texts is None else CalibrationSet.from_texts(texts),
+        weights=weights,
+        revision=revision,
+        shapes=shapes,
+        compute_capabilities=tuple(compute_capabilities),
+        threads=threads,
+    )
+    return run_build(request, force=force).bundle
+
+
+def load(
+    path: str | Path, *, target: str | None = None, threads: int = 0, trust: bool = False
+) -> Engine:
+    """Open an engine of a bundle.
+
+    Args:
+        path: folder of the bundle.
+        target: None for the best one that runs on this machine.
+        threads: CPU threads; 0 for all physical cores allowed to this process.
+        trust: open engines without a manifest; a TensorRT plan is code.
+
+    Raises:
+        BundleError: when the bundle is missing or damaged.
+        DeviceError: when the target cannot run here; the message names those that do.
+    """
+    from .engines.bundle import Bundle
+
+    return Bundle.open(path, trust=trust).engine(target, threads=threads)
+
+
+def pipeline(path: str | Path, *, target: str | None = None, threads: int = 0) -> TextRuntime:
+    """Open a bundle as a callable from texts to answers.
+
+    Args:
+        path: folder of the bundle.
+        target: None for the best one that runs on this machine.
+        threads: CPU threads; 0 for all physical cores allowed to this process.
+
+    Returns:
+        The runtime of the bundle's task; embedding gives float32 [texts, dimension], the others
+        what the transformers pipeline of the same name gives. Close it, or use it in ``with``.
+
+    Raises:
+        BundleError: when the bundle is missing or damaged.
+        DeviceError: when the target cannot run here.
+    """
+    from .engines.bundle import Bundle
+    from .engines.text.pipeline import text_pipeline
+    from .engines.text.task import TASK_FILE, TaskSpec
+    from .graph.tensors import ShapeProfile
+
+    bundle = Bundle.open(path)
+    spec = TaskSpec.load(bundle.path(TASK_FILE))
+    tokenizer = bundle.path("tokenizer.json")
+    engine = bundle.engine(target, threads=threads)
+    axes = bundle.manifest.targets[engine.target].profile
+    return text_pipeline(engine, tokenizer, spec, profile=ShapeProfile(axes) if axes else None)

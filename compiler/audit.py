@@ -23,9 +23,9 @@ def lost_fusions(graph: Graph, plan: QuantPlan | None, artifact: EngineArtifact)
         plan: the GEMMs meant to run in INT8, None for a float engine.
         artifact: of a TensorRT target; others list no kernels and lose nothing.
     """
-    kernels: Mapping[str, Any] = artifact.facts.get("kernels", {})
-    listed: Sequence[Mapping[str, Any]] = kernels.get("list", ())
-    if not kernels:
+    kernels: Mapping[str, Any] | None = artifact.facts.get("kernels")
+    listed: Sequence[Mapping[str, Any]] = artifact.facts.get("kernel_list", ())
+    if kernels is None:
         return ()
     lines = []
     wanted = sum(_is_fusable(node) for node in graph.model.graph)

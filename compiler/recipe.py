@@ -115,6 +115,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> l
         name = f"{path}{key}"
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += changes(before, after, f"{name}.")
+        elif before != after and name == "code":
+            lines.append("fuselage's own code changed")
         elif before != after:
             lines.append(f"{name}: {_shown(before)} -> {_shown(after)}")
     return lines

@@ -46,7 +46,7 @@ def make_report(
             "task": task,
             "weight_bytes": canonical.weight_bytes,
         },
-        "stages": [_stage(record) for record in records],
+        "stages": [stage_facts(record) for record in records],
         "fusion": {
             kind: {
                 "found": count.found,
@@ -76,7 +76,8 @@ def has_passed(verdicts: Sequence[Verdict], lost: Mapping[str, Sequence[str]]) -
     return bool(examined) and all(examined) and not any(lost.values())
 
 
-def _stage(record: StageRecord) -> dict[str, Any]:
+def stage_facts(record: StageRecord) -> dict[str, Any]:
+    """One stage as ``report.json`` holds it."""
     return {
         "name": record.stage,
         "seconds": round(record.seconds, 4),
@@ -106,15 +107,20 @@ def _quantization(quantized: Quantized) -> dict[str, Any]:
     }
 
 
-def _target(
-    artifact: EngineArtifact, precision: Precision, lost: Sequence[str]
-) -> dict[str, Any]:
+def _target(artifact: EngineArtifact, precision: Precision, lost: Sequence[str]) -> dict[str, Any]:
     facts = artifact.facts
-    kept = ("bytes", "nodes", "compute_capabilities", "activation_bytes", "build_seconds")
+    kept = (
+        "bytes",
+        "nodes",
+        "kernels",
+        "decomposed_attention",
+        "compute_capabilities",
+        "activation_bytes",
+        "weight_bytes",
+        "build_seconds",
+    )
     entry: dict[str, Any] = {"precision": precision}
     entry |= {key: facts[key] for key in kept if key in facts}
-    if "kernels" in facts:
-        entry["kernels"] = {k: v for k, v in facts["kernels"].items() if k != "list"}
     return {**entry, "lost": list(lost)}
 
 
@@ -125,13 +131,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 def _environment() -> dict[str, Any]:
     here = host.probe()
     return {
-        "os": here.os,
-        "architecture": here.architecture,
-        "cpu": here.cpu.model,
-        "cpu_flags": list(here.cpu.flags),
-        "physical_cores": here.cpu.cores,
-        "nvidia_driver": here.nvidia_driver,
+        "system": here.system,
+        "python": here.python,
+        "cpu": asdict(here.cpu),
+        "driver": here.driver,
         "gpus": [asdict(gpu) for gpu in here.gpus],
         "load_average": here.load_average,
-        "versions": dict(host.package_versions()),
+        "versions": dict(here.packages),
     }

@@ -21,6 +21,9 @@ import onnx_ir as ir
 from ..errors import OpsetError
 from ..graph.history import Refusal
 
+EXACT = 1e-5
+"""Tolerance of passes that only reorder float32 sums: 1e-7 to 2e-6 measured on 12 layers."""
+
 
 @dataclass
 class PassResult(ir.passes.PassResult):
@@ -51,11 +54,8 @@ class Pass(ir.passes.InPlacePass):
 
     @property
     def tolerance(self) -> float | None:
-        """Largest relative (Frobenius) change of an output; None when numbers may change freely.
-
-        1e-5 is what reordering float32 sums costs a 12-layer encoder (measured 1e-7 to 2e-6).
-        """
-        return 1e-5
+        """Largest relative (Frobenius) change of an output; None when numbers may change freely."""
+        return EXACT
 
     @property
     def spec(self) -> str:

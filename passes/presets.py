@@ -15,6 +15,7 @@ from .fuse_attention import FuseAttention
 from .fuse_gelu import FuseGelu
 from .fuse_layer_norm import FuseLayerNorm
 from .merge_qkv import MergeQkv
+from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
 
@@ -37,22 +38,22 @@ CANONICAL: tuple[Pass, ...] = (
 """From what an exporter wrote to the canonical dialect: standard ONNX, opset 23."""
 
 
-def lowering(target: str, precision: Precision) -> tuple[Pass, ...]:
+def lowering(
+    target: str, precision: Precision, *, uint8_activations: bool = True
+) -> tuple[Pass, ...]:
     """Passes from the canonical (or quantised) graph to what one target runs fastest.
 
     Args:
         target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``tensorrt-rtx``.
         precision: of the engine; int8 graphs carry their Q/DQ already.
+        uint8_activations: whether this CPU multiplies uint8 by int8 exactly and fast (x86 with
+            VNNI); elsewhere int8 activations stay int8.
     """
+    if target == "ort-cpu" and precision == "int8":
+        # QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
+        return (LowerActivationsUint8(),) if uint8_activations else ()
     if target == "ort-cpu":
-        from .qdq.lower_uint8 import LowerActivationsUint8
-
-        # int8: QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
-        return (
-            (LowerActivationsUint8(),)
-            if precision == "int8"
-            else (MergeQkv(), FoldResidualBias(), CleanUp())
-        )
+        return (MergeQkv(), FoldResidualBias(), CleanUp())
     if precision == "fp32":
         return ()
     # Q/DQ sits on a 16-bit body: fused attention does not exist in float32 on TensorRT.

@@ -1,0 +1,16 @@
+"""``python -m fuselage`` and the ``fuselage`` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; exits with 0, 1 on an error of fuselage, 2 on wrong usage."""
+    from .compiler.cli import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

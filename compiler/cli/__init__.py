@@ -1,0 +1,68 @@
+"""The command line: one verb a file, each with a function of the verb's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from ...errors import FuselageError
+from .build import build
+from .console import say_error
+from .doctor import doctor
+from .explain import explain
+from .export import export
+from .inspect import inspect
+from .optimize import optimize
+from .run import run as run_verb
+
+app = typer.Typer(
+    name="fuselage",
+    help="Turn a Hugging Face transformer into a verified inference engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("build")(build)
+app.command("run")(run_verb)
+app.command("export")(export)
+app.command("optimize")(optimize)
+app.command("explain")(explain)
+app.command("inspect")(inspect)
+app.command("doctor")(doctor)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        0 on success, 1 on an error of fuselage or the operating system, 2 on wrong usage, 130
+        when interrupted.
+    """
+    try:
+        app(list(arguments), standalone_mode=False)
+    except FuselageError as error:
+        say_error(str(error))
+        return 1
+    except OSError as error:
+        say_error(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        say_error("interrupted; nothing half-written was left")
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        return _usage_error(error)
+    return 0
+
+
+def _usage_error(error: Exception) -> int:
+    """Show click's errors as click does; anything else is a bug and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))

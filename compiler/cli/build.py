@@ -1,0 +1,109 @@
+"""``fuselage build``: model to verified bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from ..pipeline import Outcome, run_build
+from ..recipe import Request
+from .console import Watch, print_json, print_table, say
+from .options import Json, Quiet, Targets, Texts, Threads
+
+
+def build(
+    model: Annotated[str, typer.Argument(help="Alias (minilm), hub id, or local folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; default build/NAME.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, bf16 or int8.")] = "auto",
+    target: Targets = None,
+    task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
+    text: Texts = None,
+    weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    shapes: Annotated[
+        str | None, typer.Option(help="batch=1:8:64,sequence=1:128:256 (min:opt:max)")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="SM80, SM89, ... Repeatable.")
+    ] = None,
+    threads: Threads = 0,
+    force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Export, rewrite, calibrate, compile and prove a model.
+
+    Ends at once when an equal bundle is there. Exits with 1 when an engine does not answer like
+    the model.
+    """
+    request = Request(
+        model=model,
+        out=out or Path("build") / Path(model).name,
+        precision=precision,
+        targets=tuple(target or ()),
+        task=task,
+        texts=_texts(text),
+        weights=cast(Literal["pretrained", "random"], weights),
+        revision=revision,
+        shapes=shapes,
+        compute_capabilities=tuple(compute_capability or ()),
+        threads=threads,
+    )
+    watch = Watch(quiet=quiet)
+    try:
+        outcome = run_build(request, watch, force=force)
+    finally:
+        watch.close()
+    _show(request, outcome, quiet=quiet or as_json)
+    if as_json:
+        print_json({"bundle": str(request.out), "reused": outcome.reused, **outcome.report})
+
+
+def _texts(files: list[Path] | None) -> Any:
+    if not files:
+        return None
+    from ...calibration.data import CalibrationSet
+
+    return CalibrationSet.from_files(files)
+
+
+def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:
+    if outcome.reused:
+        say(f"{request.out} is up to date, nothing was built")
+    for reason in outcome.reasons:
+        say(f"rebuilt because {reason}")
+    if quiet:
+        return
+    report = outcome.report
+    columns = ("target", "precision", "MB", "attention", "like PyTorch", "least cosine", "max |d|")
+    rows = [_row(verdict, report) for verdict in report["verification"]["targets"]]
+    name = f"{report['model']['id']} ({report['model']['weights']} weights) in {request.out}"
+    print_table(name, columns, rows)
+
+
+def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object, ...]:
+    entry = report["targets"][verdict["target"]]
+    attention = report["fusion"]["attention"]
+    fused = f"{attention['fused']}/{attention['found']} fused"
+    if entry.get("kernels"):
+        fused = f"{entry['kernels']['fused_attention']}/{attention['found']} kernels"
+    return (
+        verdict["target"],
+        verdict["precision"],
+        round(entry["bytes"] / 1e6, 1),
+        fused,
+        _answers(verdict),
+        None if verdict["cosine_min"] is None else round(verdict["cosine_min"], 7),
+        None if verdict["max_abs"] is None else f"{verdict['max_abs']:.1e}",
+    )
+
+
+def _answers(verdict: Mapping[str, Any]) -> str:
+    if verdict["passed"] is None:
+        return "not run"
+    if not verdict["passed"]:
+        return f"NO: {verdict['reason']}"
+    return "yes" if verdict["subject"] == "engine" else "its graph does"

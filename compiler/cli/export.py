@@ -1,0 +1,55 @@
+"""``fuselage export``: model to canonical ONNX, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from ..source import resolve_model
+from .console import Watch, print_json, say
+from .options import Json, Quiet
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Alias (minilm), hub id, or local folder.")],
+    out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
+    weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Keep what the exporter wrote; run no pass.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model as ONNX opset 23, canonicalised and checked by numbers."""
+    from ...passes.pipeline import PassPipeline
+    from ...passes.presets import CANONICAL
+    from ..check_pass import NumberCheck
+    from ..export import export as export_model
+    from ..files import write_graph
+
+    watch = Watch(quiet=quiet)
+    watch.started("export")
+    try:
+        source = resolve_model(
+            model, revision=revision, weights=cast(Literal["pretrained", "random"], weights)
+        )
+        exported = export_model(source, task)
+        graph = exported.graph
+        if not raw:
+            graph = PassPipeline(CANONICAL, NumberCheck(graph)).run(graph)
+        files = write_graph(graph, out)
+    finally:
+        watch.close()
+    say(f"{source}: {exported.task_spec.task}, {len(graph.model.graph)} nodes in {out}")
+    if as_json:
+        print_json(
+            {
+                "files": [str(path) for path in files],
+                "task": exported.task_spec.to_dict(),
+                "operators": graph.op_counts,
+            }
+        )

@@ -1,0 +1,20 @@
+"""Options that several verbs share, spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show decisions and results only.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all physical cores.")]
+Target = Annotated[str | None, typer.Option(help="Default: the best that runs here.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="Repeatable. Default: all that build on this machine."),
+]
+Texts = Annotated[
+    list[Path] | None, typer.Option("--text", help="Calibration text, one a line. Repeatable.")
+]

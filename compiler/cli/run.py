@@ -1,0 +1,124 @@
+"""``fuselage run``: text in, answers out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...errors import TextError
+from .console import print_json, say
+from .options import Json, Target, Threads
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    text: Annotated[list[str] | None, typer.Option(help="A text. Repeatable.")] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="One text a line; - reads standard input.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Question answering: asked of every text.")
+    ] = None,
+    target: Target = None,
+    out: Annotated[
+        Path | None, typer.Option(help=".npy for vectors, .jsonl for answers; default stdout.")
+    ] = None,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Answer on text with the best engine of a bundle that runs here.
+
+    Prints one JSON value a text: a vector, labels with scores, entities, an answer, fillings.
+    """
+    import warnings
+
+    from ... import pipeline
+
+    texts = _texts(text, text_file)
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        pipeline(bundle, target=target, threads=threads) as runtime,
+    ):
+        warnings.simplefilter("always")
+        for line in runtime.engine.notes:
+            say(f"note: {line}")
+        answers = runtime(_inputs(texts, question, runtime.task))
+        used = runtime.engine.target
+    for warning in caught:
+        say(f"note: {warning.message}")
+    rows = [_plain(answer) for answer in answers]
+    if as_json:
+        print_json({"target": used, "task": runtime.task, "answers": rows})
+    elif out is not None:
+        _write(out, answers, rows)
+        say(f"{len(rows)} answers written to {out}")
+    else:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _texts(text: list[str] | None, file: Path | None) -> list[str]:
+    if text and file:
+        raise TextError("give the texts with --text or with --text-file, not with both")
+    if text:
+        return text
+    if file is None:
+        raise TextError("no text: give one with --text, a file with --text-file, or - for stdin")
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{file}: expected UTF-8, got {error.reason} at byte {error.start}"
+        ) from error
+    lines = [line for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise TextError(f"{file}: expected one text a line, got no text")
+    return lines
+
+
+def _inputs(texts: list[str], question: str | None, task: str) -> Any:
+    if task != "question-answering":
+        if question is not None:
+            raise TextError(f"--question is for question-answering bundles, this one is {task}")
+        return texts
+    if question is None:
+        raise TextError("this bundle answers questions: give one with --question")
+    return [{"question": question, "context": text} for text in texts]
+
+
+def _plain(answer: Any) -> Any:
+    import numpy as np
+
+    if isinstance(answer, np.ndarray):
+        return answer.tolist()
+    if isinstance(answer, np.generic):
+        return answer.item()
+    if isinstance(answer, dict):
+        return {key: _plain(value) for key, value in answer.items()}
+    return [_plain(item) for item in answer] if isinstance(answer, list | tuple) else answer
+
+
+def _write(out: Path, answers: Any, rows: list[Any]) -> None:
+    """Write to a temporary name first, so that a crash leaves no half file."""
+    import numpy as np
+
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        if out.suffix == ".npy" and isinstance(answers, np.ndarray):
+            with partial.open("wb") as file:
+                np.save(file, answers, allow_pickle=False)
+        elif out.suffix == ".jsonl":
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            partial.write_text("".join(lines), encoding="utf-8")
+        else:
+            raise TextError(
+                f"{out}: expected .npy (vectors of an embedding bundle) or .jsonl, "
+                f"got {out.suffix!r}"
+            )
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
