@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..engines.text.encoder import TextEncoder, TruncationWarning
 from ..errors import CalibrationError
 from ..graph.tensors import Array, TensorSpec
 
@@ -19,6 +22,11 @@ DEFAULT_LIMIT = 512
 
 BATCH_TOKENS = 1024
 """Tokens in one batch by default: enough to keep two cores busy, 66 MB of MiniLM taps."""
+
+_CHUNK = 1024
+"""Texts tokenised at a time."""
+
+Rows = NDArray[np.int32]
 
 
 class Encoding(Protocol):
@@ -177,17 +185,17 @@ class CalibrationSet:
                 tokenizer gives no token for any text.
         """
         _check_inputs(inputs)
-        encodings = tokenize(self.texts)
+        rows = _tokenized(self.texts, tokenize)
         lengths: dict[int, list[int]] = {}
-        for index, encoding in enumerate(encodings):
-            if encoding.ids:
-                lengths.setdefault(len(encoding.ids), []).append(index)
+        for index, row in enumerate(rows):
+            lengths.setdefault(row.shape[1], []).append(index)
+        lengths.pop(0, None)
         if not lengths:
             raise CalibrationError(
                 f"{self.source}: the tokenizer gives no token for any of {len(self.texts)} texts"
             )
         return tuple(
-            _batch([encodings[at] for at in indices], indices, inputs)
+            _batch(np.stack([rows[at] for at in indices]), indices, inputs)
             for length in sorted(lengths)
             for indices in _chunks(lengths[length], max(1, max_tokens // length))
         )
@@ -204,25 +212,17 @@ def default_corpus(*, limit: int = DEFAULT_LIMIT, seed: int = 0) -> CalibrationS
     )
 
 
-def tokenize_with(tokenizer_file: Path, max_tokens: int) -> Tokenize:
-    """Tokenise with a ``tokenizer.json``, cutting texts to `max_tokens`.
+def tokenize_with(encoder: TextEncoder) -> Tokenize:
+    """Tokenise as the bundle will: with the model's tokenizer, prompt and longest length.
 
-    Raises:
-        CalibrationError: when the file is missing or no tokenizer.
+    A text that is cut still shows the model what it will see, so no warning is given for it.
     """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CalibrationError(
-            f"{tokenizer_file}: expected a readable tokenizer.json, got: {error}"
-        ) from error
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.no_padding()
+    prompt = encoder.spec.prompts.get(encoder.spec.default_prompt or "", "")
 
     def tokenize(texts: Sequence[str]) -> Sequence[Encoding]:
-        return tokenizer.encode_batch(list(texts))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            return encoder.encode([prompt + text for text in texts]).encodings
 
     return tokenize
 
@@ -248,7 +248,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _draw(texts: list[str], limit: int, seed: int) -> list[str]:
-    """At most `limit` texts, in their order, plus nothing else random."""
+    """At most `limit` texts, in the order they were read."""
     if len(texts) <= limit:
         return texts
     chosen = np.random.default_rng(seed).choice(len(texts), size=limit, replace=False)
@@ -263,15 +263,21 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
         )
 
 
-def _batch(
-    encodings: Sequence[Encoding], indices: Sequence[int], inputs: Sequence[TensorSpec]
-) -> Batch:
-    ids = np.array([encoding.ids for encoding in encodings])
-    feeds = {
-        spec.name: np.ascontiguousarray(_FILL[spec.name](encodings).astype(spec.dtype))
+def _tokenized(texts: Sequence[str], tokenize: Tokenize) -> list[Rows]:
+    """Token ids and segments of each text, ``[2, length]``; the bulky encodings are let go."""
+    return [
+        np.array([encoding.ids, encoding.type_ids], np.int32)
+        for start in range(0, len(texts), _CHUNK)
+        for encoding in tokenize(texts[start : start + _CHUNK])
+    ]
+
+
+def _batch(rows: Rows, indices: Sequence[int], inputs: Sequence[TensorSpec]) -> Batch:
+    feeds: dict[str, Array] = {
+        spec.name: np.ascontiguousarray(_FILL[spec.name](rows).astype(spec.dtype))
         for spec in inputs
     }
-    return Batch(feeds, tuple(indices), ids.size)
+    return Batch(feeds, tuple(indices), rows[:, 0].size)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
@@ -279,9 +285,10 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
         yield items[start : start + size]
 
 
-_FILL: Mapping[str, Callable[[Sequence[Encoding]], Array]] = {
-    "input_ids": lambda rows: np.array([row.ids for row in rows]),
-    "attention_mask": lambda rows: np.ones((len(rows), len(rows[0].ids))),
-    "token_type_ids": lambda rows: np.array([row.type_ids for row in rows]),
-    "position_ids": lambda rows: np.tile(np.arange(len(rows[0].ids)), (len(rows), 1)),
+_FILL: Mapping[str, Callable[[Rows], Rows]] = {
+    "input_ids": lambda rows: rows[:, 0],
+    "attention_mask": lambda rows: np.ones_like(rows[:, 0]),
+    "token_type_ids": lambda rows: rows[:, 1],
+    "position_ids": lambda rows: np.cumsum(np.ones_like(rows[:, 0]), axis=1) - 1,
 }
+"""How each input is filled from ids and segments ``[texts, 2, length]``."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import onnx_ir as ir
-
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
@@ -53,8 +51,7 @@ def calibrate(
     plan = (policy or QuantPolicy()).plan(graph.model)
     _check_plan(plan)
     taps = plan.activations
-    size = tap_batch_tokens(graph.model, taps)
-    batches = data.batches(tokenize, graph.inputs, max_tokens=size)
+    batches = data.batches(tokenize, graph.inputs, max_tokens=tap_batch_tokens(plan))
     with GraphSession(graph, taps, threads) as session:
         found = collect(session, batches, taps, on_progress)
     return CalibrationTable(
@@ -93,17 +90,10 @@ def collect(
     return found
 
 
-def tap_batch_tokens(model: ir.Model, taps: Iterable[str]) -> int:
-    """Tokens a batch so that its tapped tensors stay within `TAP_BYTES`."""
-    values = ir.convenience.create_value_mapping(model.graph)
-    per_token = sum(_bytes_per_token(values.get(name)) for name in taps)
-    return max(1, min(BATCH_TOKENS, TAP_BYTES // max(1, per_token)))
-
-
-def _bytes_per_token(value: ir.Value | None) -> int:
-    if value is None or value.shape is None or not isinstance(value.shape[-1], int):
-        return 0
-    return 4 * value.shape[-1]
+def tap_batch_tokens(plan: QuantPlan) -> int:
+    """Tokens a batch so that the tapped float32 tensors stay within `TAP_BYTES`."""
+    channels = {linear.activation: linear.depth for linear in plan.linears}
+    return max(1, min(BATCH_TOKENS, TAP_BYTES // (4 * sum(channels.values()))))
 
 
 def _check_plan(plan: QuantPlan) -> None:

@@ -7,10 +7,13 @@ from typing import Any, Self
 
 import onnx_ir as ir
 
-from ..errors import CalibrationError, MissingPackageError
+from ..engines.ort.session import Provider, message, open_session, session_options
+from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..graph.tensors import Array, Feeds, TensorSpec
 from ..graph.weights import detach_weights
+
+_CPU = Provider(name="CPUExecutionProvider", extra="compile")
 
 
 class GraphSession:
@@ -47,10 +50,10 @@ class GraphSession:
         names = self.outputs if outputs is None else tuple(outputs)
         try:
             arrays = self._session.run(list(names), dict(feeds))
-        except Exception as error:  # onnxruntime raises a family of its own types
+        except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
             shapes = {name: list(array.shape) for name, array in feeds.items()}
             raise CalibrationError(
-                f"onnxruntime cannot run the graph on {shapes}: {error}"
+                f"ONNX Runtime cannot run the graph on {shapes}: {message(error)}"
             ) from error
         return dict(zip(names, arrays, strict=True))
 
@@ -81,22 +84,18 @@ def _expose(model: ir.Model, taps: Sequence[str]) -> ir.Model:
 
 
 def _open(model: ir.Model, threads: int) -> tuple[Any, list[Any]]:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingPackageError("onnxruntime", "compile", "calibration") from error
-    detached = detach_weights(model)
-    weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
+    options = session_options(threads)
     # Batches differ in shape: a memory pattern would be planned and kept for each of them.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
+    # The session lives for one pass: repacking would hold a second copy of every weight.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    import onnxruntime as ort
+
+    detached = detach_weights(model)
+    weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
     options.add_external_initializers(list(detached.weights), weights)
     try:
-        session = ort.InferenceSession(detached.graph, options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a family of its own types
-        raise CalibrationError(f"onnxruntime refuses the graph: {error}") from error
-    return session, weights
+        return open_session(detached.graph, options, _CPU, optimize=False), weights
+    except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
+        raise CalibrationError(f"ONNX Runtime refuses the graph: {message(error)}") from error

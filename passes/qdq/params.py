@@ -81,7 +81,7 @@ class QuantParams:
             raise CalibrationError(
                 f"quantisation range: expected finite magnitudes of at least 0, got {amax}"
             )
-        scale = np.maximum(largest / QMAX, SCALE_FLOOR).astype(np.float32)
+        scale = np.asarray(np.maximum(largest / QMAX, SCALE_FLOOR), dtype=np.float32)
         return cls(scale, np.zeros(scale.shape, np.int8), axis)
 
     def __eq__(self, other: object) -> bool:

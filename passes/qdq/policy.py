@@ -224,10 +224,19 @@ def _linear(node: ir.Node, activation: ir.Value, operand: ir.Value) -> Linear:
 
 
 def _text_axes(graph: ir.Graph) -> frozenset[str]:
-    """Names of the axes that count texts: the first of every input that also counts tokens."""
-    shapes = [value.shape for value in graph.inputs if value.shape is not None]
-    firsts = [shape[0] for shape in shapes if len(shape) >= 2]
-    return frozenset(dim.value for dim in firsts if isinstance(dim, ir.SymbolicDim) and dim.value)
+    """Names of the axes that count texts: the first of token ids ``[batch, sequence]`` or embeddings.
+
+    A float matrix ``[rows, channels]`` is packed tokens: its rows are no texts.
+    """
+    names = set()
+    for value in graph.inputs:
+        is_float = value.dtype is not None and value.dtype.is_floating_point()
+        if value.shape is None or len(value.shape) < (3 if is_float else 2):
+            continue
+        first = value.shape[0]
+        if isinstance(first, ir.SymbolicDim) and first.value:
+            names.add(first.value)
+    return frozenset(names)
 
 
 def _is_quantized(node: ir.Node) -> bool:

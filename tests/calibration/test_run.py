@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from fuselage.calibration import run
+from fuselage.calibration.data import CalibrationSet
+from fuselage.calibration.quality import measure_quality
+from fuselage.calibration.run import calibrate
+from fuselage.calibration.session import GraphSession
+from fuselage.errors import CalibrationError
+from fuselage.graph.model import Graph
+from fuselage.passes.qdq.insert import InsertQdq
+from fuselage.passes.qdq.lower_uint8 import LowerActivationsUint8
+from fuselage.passes.qdq.policy import QuantPolicy
+
+TEXTS = ["a", "ok then", "the quick brown fox", "jumps", "over the lazy dog", "x" * 40, "why?"]
+
+
+def data(texts=TEXTS):
+    return CalibrationSet.from_texts(texts, source="words")
+
+
+def set_weight(graph, name, array):
+    graph.model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+
+
+def test_ranges_are_the_absolute_maxima_of_unpadded_texts(graph, tokenize):
+    table = calibrate(graph, data(), tokenize)
+    assert list(table.ranges) == ["normed", "active"]
+    weights = {name: v.const_value.numpy() for name, v in graph.model.graph.initializers.items()}
+    ids = np.concatenate([row.ids for row in tokenize(TEXTS)])
+    rows = weights["table"][ids].astype(np.float64)
+    centred = rows - rows.mean(1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weights["gamma"]
+    assert table.ranges["normed"].amax == pytest.approx(np.abs(normed).max(), rel=1e-5)
+    assert table.ranges["normed"].statistics.count == ids.size * 32
+    assert table.ranges["active"].statistics.minimum >= -0.171
+    assert (table.texts, table.tokens) == (len(TEXTS), ids.size)
+
+
+def test_table_says_where_it_comes_from(graph, tokenize):
+    table = calibrate(graph, data(), tokenize)
+    assert (table.method, table.source) == ("absmax", "words")
+    assert table.graph_digest == graph.digest()
+    assert table.data_digest == data().digest
+    assert not any(text in table.to_json() for text in TEXTS if len(text) > 5)
+
+
+def test_batching_does_not_change_the_ranges(graph, tokenize, monkeypatch):
+    table = calibrate(graph, data(), tokenize)
+    monkeypatch.setattr(run, "TAP_BYTES", 1)
+    alone = calibrate(graph, data(), tokenize)
+    for name, found in table.ranges.items():
+        assert found.amax == pytest.approx(alone.ranges[name].amax, rel=1e-6)
+
+
+def test_batches_keep_the_taps_within_the_bound(graph, monkeypatch):
+    monkeypatch.setattr(run, "TAP_BYTES", 320 * 10)
+    # normed has 32 channels, active 48: 4 * (32 + 48) = 320 bytes a token
+    assert run.tap_batch_tokens(QuantPolicy().plan(graph.model)) == 10
+
+
+def test_progress_ends_at_the_total(graph, tokenize):
+    seen = []
+    calibrate(graph, data(), tokenize, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(TEXTS), len(TEXTS))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_graph_is_not_changed(graph, tokenize):
+    before = graph.digest()
+    calibrate(graph, data(), tokenize)
+    assert graph.digest() == before
+
+
+def test_policy_decides_what_is_calibrated(graph, tokenize):
+    policy = QuantPolicy(keep_float=("node_down",))
+    assert list(calibrate(graph, data(), tokenize, policy=policy).ranges) == ["normed"]
+
+
+def test_calibrate_insert_and_lower_stays_close_to_float(graph, tokenize):
+    table = calibrate(graph, data(), tokenize)
+    quantized = Graph(InsertQdq(table.params())(graph.clone().model).model)
+    lowered = Graph(LowerActivationsUint8()(quantized.clone().model).model)
+    held = data(["hello there", "unseen words", "q"]).batches(tokenize, graph.inputs)
+    with GraphSession(graph) as a, GraphSession(quantized) as b, GraphSession(lowered) as c:
+        signed = measure_quality(a, b, held, output="embedding")
+        assert measure_quality(a, c, held, output="embedding") == signed
+    assert 25 < signed.sqnr_db < 60
+    assert 0.99 < signed.cosine_min < 1.0
+
+
+def test_activations_that_overflow_name_the_tensor(graph, tokenize):
+    set_weight(graph, "w1", np.full((32, 48), 3e38, np.float32))
+    with pytest.raises(CalibrationError, match=r"tensor 'active': .* activations are NaN or inf"):
+        calibrate(graph, data(), tokenize)
+
+
+def test_constant_activations_calibrate(graph, tokenize):
+    set_weight(graph, "w1", np.zeros((32, 48), np.float32))
+    table = calibrate(graph, data(), tokenize)
+    assert table.ranges["active"].amax == 0.0
+    quantized = Graph(InsertQdq(table.params())(graph.clone().model).model)
+    batches = data().batches(tokenize, graph.inputs)
+    with GraphSession(graph) as a, GraphSession(quantized) as b:
+        assert measure_quality(a, b, batches, output="embedding").sqnr_db == 150.0
+
+
+def test_graph_without_linears_is_refused(graph, tokenize):
+    policy = QuantPolicy(min_size=64)
+    with pytest.raises(CalibrationError, match=r"found none .*smaller than 64"):
+        calibrate(graph, data(), tokenize, policy=policy)
+
+
+def test_unknown_tap_is_refused(graph):
+    with pytest.raises(CalibrationError, match="'gone': not in the graph"):
+        GraphSession(graph, ["gone"])
+
+
+def test_session_turns_runtime_errors_into_a_sentence(graph):
+    with GraphSession(graph) as session:
+        feeds = {name: np.full((1, 2), 1000, np.int64) for name in ("input_ids", "attention_mask")}
+        with pytest.raises(CalibrationError, match=r"cannot run the graph on .*\[1, 2\]"):
+            session.run(feeds)
