@@ -16,10 +16,10 @@ def add_profile(
     inputs: tuple[TensorSpec, ...],
     shapes: ShapeProfile,
 ) -> None:
-    """Give the builder the shape range of every input with a dynamic axis.
+    """Give the builder the shape range of every input.
 
     Names are taken from the network, because TensorRT accepts a profile for an input that does
-    not exist. A network without dynamic axes gets no profile.
+    not exist.
 
     Args:
         builder: an ``IBuilder``.
@@ -34,7 +34,6 @@ def add_profile(
     """
     specs = {spec.name: spec for spec in inputs}
     profile = builder.create_optimization_profile()
-    dynamic = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if tensor.is_shape_tensor:
@@ -42,12 +41,7 @@ def add_profile(
                 f"input {tensor.name!r} sets a shape by its value, expected inputs that are "
                 "data; export the model without it or make it a constant"
             )
-        if -1 not in tuple(tensor.shape):
-            continue
         _set_shape(profile, specs[tensor.name], shapes)
-        dynamic = True
-    if not dynamic:
-        return
     if not profile or builder_config.add_optimization_profile(profile) < 0:
         raise BuildError(
             f"TensorRT refuses the shape profile {shapes} for the inputs "

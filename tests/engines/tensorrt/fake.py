@@ -160,16 +160,18 @@ class FakeCuda:
         to_device = kind is CopyKind.cudaMemcpyHostToDevice
         host, device = (src, dst) if to_device else (dst, src)
         self.device_bytes(device, count)
+        queued = bytes(self._pinned_bytes(host, count)[:count])
 
         def copy() -> None:
             block = self._pinned_bytes(host, count)
             memory = self.device_bytes(device, count)
             if to_device:
-                memory[:count] = bytes(block[:count])
+                if bytes(block[:count]) != queued:
+                    raise MisuseError("page-locked memory changed under a queued copy")
+                memory[:count] = queued
             else:
                 ctypes.memmove(host, bytes(memory[:count]), count)
 
-        self._pinned_bytes(host, count)
         self.stream(stream).work.append(copy)
         return (Status.cudaSuccess,)
 

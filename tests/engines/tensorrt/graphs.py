@@ -31,9 +31,11 @@ def encoder(dtype: str = "float16", heads: int = 4, *, unused_input: bool = Fals
     return builder.graph(inputs, builder.op("Cast", hidden, to=1))
 
 
-def elementwise(domain: str = "", op: str = "Neg") -> Graph:
+def elementwise(
+    domain: str = "", op: str = "Neg", dims: tuple[int | str, int | str] = ("batch", "sequence")
+) -> Graph:
     """float32 [batch, sequence] -> the same, through one operator."""
-    builder = _Builder(np.dtype("float32"))
+    builder = _Builder(np.dtype("float32"), dims)
     x = builder.input("x", ir.DataType.FLOAT)
     return builder.graph([x], builder.op(op, x, domain=domain), rank=2)
 
@@ -62,14 +64,19 @@ def clamped() -> Graph:
 
 
 class _Builder:
-    def __init__(self, dtype: np.dtype[np.generic]) -> None:
+    def __init__(
+        self,
+        dtype: np.dtype[np.generic],
+        dims: tuple[int | str, int | str] = ("batch", "sequence"),
+    ) -> None:
         self._dtype = dtype
+        self._dims = dims
         self._tape = Tape()
         self._random = np.random.default_rng(0)
         self._initializers: list[ir.Value] = []
 
     def input(self, name: str, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
-        return ir.val(name, dtype, ("batch", "sequence"))
+        return ir.val(name, dtype, self._dims)
 
     def op(self, name: str, *inputs: ir.Value, domain: str = "", **attributes: int) -> ir.Value:
         return self._tape.op(name, list(inputs), attributes, domain=domain)
@@ -103,7 +110,7 @@ class _Builder:
     def graph(self, inputs: list[ir.Value], output: ir.Value, rank: int = 3) -> Graph:
         output.name = "hidden"
         output.dtype = ir.DataType.FLOAT
-        output.shape = ir.Shape(("batch", "sequence", HIDDEN)[:rank])
+        output.shape = ir.Shape((*self._dims, HIDDEN)[:rank])
         for index, node in enumerate(self._tape.nodes):
             node.name = f"{node.op_type}_{index}"
         domains = {node.domain for node in self._tape.nodes}

@@ -243,3 +243,10 @@ def test_a_damaged_plan_is_recognised_by_the_real_runtime(
     if Cuda.blocker() is not None:
         with pytest.raises(DeviceError, match=r"cannot run on this SM89 GPU \(.*[Cc]uda"):
             open_plan(trt, cuda, plan, facts)
+
+
+def test_a_graph_without_dynamic_axes_builds(graphs: ModuleType, build: Build) -> None:
+    graph = graphs.elementwise(dims=(2, 5))
+    facts = build(graph, "SM89", profile=ShapeProfile({}))
+    assert facts["inputs"] == [{"name": "x", "dtype": "float32", "dims": [2, 5]}]
+    assert facts["profile"] == {}

@@ -12,12 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuselage.engines.base import LoadOptions
+from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.engines.tensorrt.cuda import Cuda
 from fuselage.engines.tensorrt.engine import TensorRtEngine
 from fuselage.engines.tensorrt.facts import PlanFacts
-from fuselage.errors import BundleError, DeviceError, FeedError, MissingPackageError
+from fuselage.errors import (
+    BuildError,
+    BundleError,
+    DeviceError,
+    FeedError,
+    MissingPackageError,
+)
+from fuselage.graph.tensors import ShapeProfile
 
 AXES: tuple[int | str, ...] = ("batch", "sequence")
 TENSORS = {
@@ -342,7 +349,7 @@ def test_a_machine_without_a_usable_gpu_is_named(
 
 
 def test_no_visible_gpu_blocks_running_and_tensorrt_builds(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = install(rig, monkeypatch)
     rig.cuda.devices = 0
@@ -354,6 +361,9 @@ def test_no_visible_gpu_blocks_running_and_tensorrt_builds(
         assert blocker is not None
         assert "compiles for the GPU of the machine it is built on" in blocker
         assert "tensorrt-rtx builds without a GPU" in blocker
+        with pytest.raises(BuildError, match="compiles for the GPU of the machine"):
+            backend.build(graphs.elementwise(), BuildConfig(profile=ShapeProfile({})), tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_bindings_are_named(

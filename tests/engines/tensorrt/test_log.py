@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from types import ModuleType, SimpleNamespace
@@ -67,8 +68,9 @@ def test_native_output_keeps_warnings_and_passes_the_rest_on(
     print("before")  # noqa: T201
     with native_output(lines):
         os.write(1, b"WARNING: in op a, something\nprogress 50%\n")
+        ctypes.CDLL(None).printf(b"WARNING: in op b, buffered by C\n")
         assert capfd.readouterr().out == "before\n"
-    assert lines.warnings == ("in op a, something",)
+    assert lines.warnings == ("in op a, something", "in op b, buffered by C")
     assert capfd.readouterr().out == "progress 50%\n"
 
 
