@@ -134,7 +134,7 @@ def cpu(root: Path = _ROOT) -> Cpu:
     fields = _cpuinfo(root)
     listed = set((fields.get("flags") or fields.get("Features") or "").split())
     return Cpu(
-        model=fields.get("model name") or platform.processor(),
+        model=fields.get("model name", ""),
         arch=platform.machine(),
         flags=tuple(flag for flag in f"{_X86_FLAGS} {_ARM_FLAGS}".split() if flag in listed),
         physical_cores=physical_cores(root),

@@ -179,7 +179,8 @@ def check_name(name: str, origin: str) -> str:
     """
     path = PurePosixPath(name)
     plain = name.isprintable() and not set('\\:*?"<>|') & set(name)
-    if not name or not plain or path.is_absolute() or ".." in path.parts or str(path) != name:
+    inside = path.parts and not path.is_absolute() and ".." not in path.parts
+    if not plain or not inside or str(path) != name:
         raise BundleError(
             f"{origin}: {name!r} is not a plain relative path inside the bundle, "
             "such as 'graph/model.onnx'; do not use this bundle"
