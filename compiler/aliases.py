@@ -119,9 +119,7 @@ ALIASES: Mapping[str, Alias] = {
         pooling="mean",
         max_tokens=384,
     ),
-    "bert-base": Alias(
-        hub_id="google-bert/bert-base-uncased", config=_bert(_MASKED, 12, 768, 12)
-    ),
+    "bert-base": Alias(hub_id="google-bert/bert-base-uncased", config=_bert(_MASKED, 12, 768, 12)),
     "bert-large": Alias(
         hub_id="google-bert/bert-large-uncased", config=_bert(_MASKED, 24, 1024, 16)
     ),

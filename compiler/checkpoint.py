@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..engines.text.task import Task, TaskSpec, activation_of
+from ..engines.text.task import Task, TaskSpec
 from ..errors import ExportError
+from .checkpoint_files import has_tokenizer
 from .quiet import quiet_transformers
 from .random_tokenizer import random_tokenizer_json
 from .sentence import SentenceModules, read_sentence_modules
 from .source import RANDOM_SEED, ModelSource
-from .tasks import OUTPUTS, auto_class, is_base_task
-
-_OFFSET_TYPES = (
-    "camembert",
-    "data2vec-text",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-)
-"""Types whose positions start at pad_token_id + 1, which costs that many positions."""
-
-_UNLIMITED = 10**9
-"""transformers writes 1e30 as model_max_length for "not limited"."""
+from .task_spec import make_task_spec
+from .tasks import auto_class, is_base_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +46,14 @@ def load_checkpoint(source: ModelSource, task: Task) -> Checkpoint:
     """
     with quiet_transformers():
         config = _load_config(source)
+        _refuse_decoder(source, task, config, auto_class(task, config.model_type))
         modules = read_sentence_modules(source) if task == "embedding" else SentenceModules()
         tokenizer = _load_tokenizer(source, config)
         model = _random(config, task) if source.weights == "random" else _load(source, config, task)
         model.eval().requires_grad_(False)
     return Checkpoint(
         model=model,
-        spec=_task_spec(source, task, model, tokenizer, modules),
+        spec=make_task_spec(source, task, model, tokenizer, modules),
         modules=modules,
         tokenizer=_tokenizer_json(tokenizer),
     )
@@ -94,6 +80,16 @@ def _load_config(source: ModelSource) -> Any:
         ) from error
 
 
+def _refuse_decoder(source: ModelSource, task: Task, config: Any, loader: Any) -> None:
+    from transformers import AutoModel
+
+    if loader is AutoModel and config.is_encoder_decoder:
+        raise ExportError(
+            f"{source.id}: {config.model_type} is an encoder-decoder, whose decoder wants inputs "
+            f"that the task {task!r} does not have; expected an encoder such as bert"
+        )
+
+
 def _known_types() -> Mapping[str, Any]:
     from transformers import CONFIG_MAPPING
 
@@ -104,14 +100,17 @@ def _known_types() -> Mapping[str, Any]:
 def _load_tokenizer(source: ModelSource, config: Any) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if source.folder is None or (source.weights == "random" and not _has_tokenizer(source)):
+    if source.folder is None or (source.weights == "random" and not has_tokenizer(source.folder)):
         from tokenizers import Tokenizer
 
         content = random_tokenizer_json(config.to_dict() | dict(source.config))
         return PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(content.decode()),
             model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-            **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+            **{
+                f"{name}_token": f"[{name.upper()}]"
+                for name in ("pad", "unk", "cls", "sep", "mask")
+            },
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -128,14 +127,6 @@ def _load_tokenizer(source: ModelSource, config: Any) -> Any:
             f"Python-only {type(tokenizer).__name__}"
         )
     return tokenizer
-
-
-def _has_tokenizer(source: ModelSource) -> bool:
-    from .checkpoint_files import TOKENIZER_FILES
-
-    return source.folder is not None and any(
-        (source.folder / name).is_file() for name in TOKENIZER_FILES
-    )
 
 
 def _load(source: ModelSource, config: Any, task: Task) -> Any:
@@ -184,82 +175,6 @@ def _random(config: Any, task: Task) -> Any:
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn_like(parameter), alpha=0.02)
     return model
-
-
-def _task_spec(
-    source: ModelSource, task: Task, model: Any, tokenizer: Any, modules: SentenceModules
-) -> TaskSpec:
-    config = model.config
-    labels = task in ("sequence-classification", "token-classification")
-    embeds = task == "embedding"
-    return TaskSpec(
-        task=task,
-        inputs=_inputs(model, tokenizer),
-        outputs=OUTPUTS[task],
-        max_tokens=_max_tokens(source, config.to_dict(), tokenizer, modules),
-        pad_token_id=_pad_token_id(source, tokenizer, config),
-        pad_token_type_id=tokenizer.pad_token_type_id,
-        padding_side=tokenizer.padding_side,
-        truncation_side=tokenizer.truncation_side,
-        lowercase=modules.lowercase,
-        clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
-        cls_token_id=tokenizer.cls_token_id,
-        unk_token_id=tokenizer.unk_token_id,
-        dimension=config.hidden_size if embeds else None,
-        pooling=modules.pooling if embeds else None,
-        normalized=modules.normalize if embeds else None,
-        prompts=modules.prompts,
-        default_prompt=modules.default_prompt,
-        labels=_labels(config) if labels else (),
-        activation=activation_of(config.problem_type, config.num_labels)
-        if task == "sequence-classification"
-        else "softmax",
-        mask_token=tokenizer.mask_token if task == "fill-mask" else None,
-        mask_token_id=tokenizer.mask_token_id if task == "fill-mask" else None,
-    )
-
-
-def _inputs(model: Any, tokenizer: Any) -> tuple[str, ...]:
-    accepted = inspect.signature(model.forward).parameters
-    names = ["input_ids", "attention_mask"]
-    kinds = model.config.to_dict().get("type_vocab_size") or 0
-    has_types = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
-    # A table of one row adds the same vector to every token, whatever is fed.
-    if has_types and kinds > 1:
-        names.append("token_type_ids")
-    return tuple(names)
-
-
-def _max_tokens(
-    source: ModelSource, config: Mapping[str, Any], tokenizer: Any, modules: SentenceModules
-) -> int:
-    limits = [modules.max_tokens, config.get("max_position_embeddings"), config.get("n_positions")]
-    if config["model_type"] in _OFFSET_TYPES and limits[1]:
-        limits[1] -= config["pad_token_id"] + 1
-    if tokenizer.model_max_length < _UNLIMITED:
-        limits.append(int(tokenizer.model_max_length))
-    known = [limit for limit in limits if limit]
-    if not known:
-        raise ExportError(
-            f"{source.id}: neither tokenizer_config.json (model_max_length) nor config.json "
-            "(max_position_embeddings) says how long a text may be; set model_max_length"
-        )
-    return min(known)
-
-
-def _pad_token_id(source: ModelSource, tokenizer: Any, config: Any) -> int:
-    for value in (tokenizer.pad_token_id, config.pad_token_id):
-        if isinstance(value, int):
-            return value
-    raise ExportError(
-        f"{source.id}: expected a padding token in its tokenizer or pad_token_id in config.json, "
-        "got neither; texts of different lengths cannot share a batch"
-    )
-
-
-def _labels(config: Any) -> tuple[str, ...]:
-    names: Mapping[int, str] = config.id2label
-    return tuple(str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
 
 
 def _tokenizer_json(tokenizer: Any) -> bytes:

@@ -100,11 +100,16 @@ def check_folder(folder: Path, *, with_weights: bool) -> None:
         return
     for file in weight_files(folder):
         check_safetensors(file)
-    if not set(TOKENIZER_FILES) & set(found):
+    if not has_tokenizer(folder):
         raise SourceError(
             f"{folder}: expected a tokenizer (one of {', '.join(TOKENIZER_FILES)}), "
             f"found {_listing(found)}; save it with tokenizer.save_pretrained(folder)"
         )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer of any kind."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -153,7 +158,9 @@ def check_safetensors(path: Path) -> None:
         tensors = json.loads(header)
         spans = [_span(name, entry) for name, entry in tensors.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{path}: the safetensors header is damaged ({error}); {_AGAIN}") from error
+        raise SourceError(
+            f"{path}: the safetensors header is damaged ({error}); {_AGAIN}"
+        ) from error
     expected = 8 + length + max((end for _, end in spans), default=0)
     if size != expected:
         raise SourceError(

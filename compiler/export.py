@@ -8,7 +8,6 @@ answers 0. Every graph and every engine is held to that.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,7 +62,7 @@ class TorchReference:
                 f"feeds: expected exactly the inputs {sorted(self.inputs)}, got {sorted(feeds)}"
             )
         with torch.inference_mode():
-            values = self.module(**{name: torch.from_numpy(feeds[name]) for name in self.inputs})
+            values = self.module(**{name: torch.tensor(feeds[name]) for name in self.inputs})
         return dict(zip(self.outputs, (value.numpy() for value in values), strict=True))
 
 
@@ -195,7 +194,7 @@ def _trace(source: ModelSource, module: TaskModule, spec: TaskSpec) -> ir.Model:
     return program.model
 
 
-def _example(spec: TaskSpec, module: TaskModule) -> Mapping[str, Any]:
+def _example(spec: TaskSpec, module: TaskModule) -> dict[str, Any]:
     batch, sequence = _EXAMPLE_SHAPE
     words = module.model.get_input_embeddings().num_embeddings
     ids = torch.arange(batch * sequence).reshape(batch, sequence) % words

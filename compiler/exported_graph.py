@@ -39,7 +39,7 @@ def tidy(model: ir.Model, module: torch.nn.Module) -> None:
     repair(model)
     _name_nodes(model, {name for name, _ in module.named_modules()})
     _name_dims(model)
-    _separate_output_names(model)
+    _separate_names(model)
     _drop_metadata(model)
 
 
@@ -101,14 +101,27 @@ def _reshape(
         value.shape = ir.Shape([clean(dim) for dim in value.shape])
 
 
-def _separate_output_names(model: ir.Model) -> None:
-    """No inner value may bear the name of an input or output; ORT refuses such a file."""
-    outer = (*model.graph.inputs, *model.graph.outputs)
-    taken = {value.name for value in outer}
+def _separate_names(model: ir.Model) -> None:
+    """Values get names of their own; those of inputs, outputs and weights stay.
+
+    The exporter lets an inner value bear the name of an output (a Gather called ``embedding``),
+    and ONNX Runtime refuses such a file.
+    """
+    kept = {
+        id(value)
+        for value in (
+            *model.graph.inputs,
+            *model.graph.outputs,
+            *model.graph.initializers.values(),
+        )
+    }
+    taken = {value.name or "" for value in model.graph.outputs}
+    taken |= {value.name or "" for value in model.graph.inputs} | set(model.graph.initializers)
 
     def rename(value: ir.Value) -> None:
-        if value.name in taken and not any(value is other for other in outer):
-            value.name = f"{value.name}_inner"
+        if id(value) not in kept:
+            value.name = _free_name(value.name or "value", taken)
+            taken.add(value.name)
 
     _each_value(model, rename)
 

@@ -56,7 +56,7 @@ def _add_boolean_masks(model: ir.Model) -> None:
 
 
 def _expand_rotary_caches(model: ir.Model) -> None:
-    """cos and sin of batch 1 are expanded to the batch of x, which RotaryEmbedding-23 asks for."""
+    """Caches of cos and sin with batch 1 are expanded to x's, as RotaryEmbedding-23 asks."""
     expanded: dict[ir.Value, ir.Value] = {}
     for node in tuple(model.graph):
         if node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
@@ -64,11 +64,22 @@ def _expand_rotary_caches(model: ir.Model) -> None:
         x = node.inputs[0]
         for position in (1, 2):
             cache = node.inputs[position]
-            if x is None or cache is None or cache.shape is None or cache.shape[0] != 1:
+            if x is None or cache is None or not _has_batch_of_one(cache):
                 continue
             if cache not in expanded:
                 expanded[cache] = _expand(model, node, x, cache)
             node.replace_input_with(position, expanded[cache])
+
+
+def _has_batch_of_one(cache: ir.Value) -> bool:
+    producer = cache.producer()
+    if cache.shape is None and producer is not None and producer.op_type in ("Cos", "Sin"):
+        # The exporter leaves these two untyped; they have the type of their input.
+        angles = producer.inputs[0]
+        assert angles is not None
+        assert angles.dtype is not None
+        cache.dtype, cache.shape = angles.dtype, angles.shape
+    return cache.shape is not None and cache.shape[0] == 1
 
 
 def _expand(model: ir.Model, reader: ir.Node, x: ir.Value, cache: ir.Value) -> ir.Value:
@@ -76,7 +87,9 @@ def _expand(model: ir.Model, reader: ir.Node, x: ir.Value, cache: ir.Value) -> i
     vector = ir.Shape([1])
     batch = _insert(reader, "Shape", [x], ir.DataType.INT64, vector, start=0, end=1)
     sizes = _insert(reader, "Concat", [batch, ones], ir.DataType.INT64, ir.Shape([3]), axis=0)
-    assert x.shape is not None and cache.shape is not None
+    assert x.shape is not None
+    assert cache.shape is not None
+    assert cache.dtype is not None
     shape = ir.Shape([x.shape[0], *cache.shape[1:]])
     return _insert(reader, "Expand", [cache, sizes], cache.dtype, shape)
 
@@ -85,7 +98,7 @@ def _insert(
     reader: ir.Node,
     op_type: str,
     inputs: list[ir.Value],
-    dtype: ir.DataType | None,
+    dtype: ir.DataType,
     shape: ir.Shape | None,
     **attributes: int,
 ) -> ir.Value:

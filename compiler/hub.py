@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from ..errors import MissingPackageError, SourceError
 from .aliases import ALIASES, alias_of
 from .checkpoint_files import (
     DESCRIPTION_PATTERNS,
-    TOKENIZER_FILES,
     WEIGHT_PATTERNS,
     check_folder,
+    has_tokenizer,
 )
 from .quiet import quiet
 
@@ -68,7 +69,7 @@ def _snapshot(
     try:
         import huggingface_hub
         from huggingface_hub import errors
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise MissingPackageError("huggingface-hub", "compile", f"fetching {hub_id}") from error
     if not sys.stderr.isatty():
@@ -109,7 +110,7 @@ def _is_complete(folder: Path, *, with_weights: bool) -> bool:
         check_folder(folder, with_weights=with_weights)
     except SourceError:
         return False
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return has_tokenizer(folder)
 
 
 def _unreachable(hub_id: str, error: BaseException, reason: str | None = None) -> str:
@@ -125,9 +126,11 @@ def _unreachable(hub_id: str, error: BaseException, reason: str | None = None) -
         if alias
         else f"use `--weights random` with an architecture known here ({known})"
     )
+    close = difflib.get_close_matches(hub_id, ALIASES, n=1)
+    hint = f" (did you mean the alias `{close[0]}`?)" if close else ""
     return (
-        f"{hub_id}: can neither be downloaded from {constants.ENDPOINT} ({reason}) nor found in "
-        f"the cache {constants.HF_HUB_CACHE}; three ways on: give a local folder with config.json, "
+        f"{hub_id}{hint}: can neither be downloaded from {constants.ENDPOINT} ({reason}) nor found "
+        f"in the cache {constants.HF_HUB_CACHE}; three ways on: give a local folder with config.json, "
         f"model.safetensors and tokenizer.json, use the model `minilm`, which needs no network, "
         f"or {random}"
     )

@@ -80,9 +80,7 @@ def _special_ids(config: Mapping[str, Any], size: int) -> dict[str, int]:
     return {token: next(free) if index is None else index for token, index in wanted.items()}
 
 
-def _first_id(
-    config: Mapping[str, Any], defaults: Mapping[str, int], *keys: str
-) -> int | None:
+def _first_id(config: Mapping[str, Any], defaults: Mapping[str, int], *keys: str) -> int | None:
     for source in (config, defaults):
         for key in keys:
             if isinstance(source.get(key), int):
@@ -93,10 +91,7 @@ def _first_id(
 def _vocabulary(size: int, special: Mapping[str, int]) -> dict[str, int]:
     taken = set(special.values())
     free = (index for index in range(size) if index not in taken)
-    vocabulary = dict(special)
-    for piece, index in zip(_pieces(), free, strict=False):
-        vocabulary[piece] = index
-    return vocabulary
+    return dict(special) | dict(zip(_pieces(), free, strict=False))
 
 
 def _pieces() -> Iterator[str]:

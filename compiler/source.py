@@ -20,6 +20,7 @@ from .checkpoint_files import (
     check_folder,
     digest_files,
     digest_values,
+    has_tokenizer,
     read_json_object,
 )
 from .hub import HUB_ID, fetch_snapshot
@@ -39,7 +40,7 @@ class ModelSource:
 
     Attributes:
         id: hub id, or the local folder as it was given.
-        alias: the alias it was asked for by, or the one that stands for its hub id.
+        alias: the alias it was asked for by, or whose architecture random weights fill.
         folder: where its files are; None for random weights of an architecture known by alias.
         revision: hub commit hash, or name and version of the package that carries the weights;
             None for a local folder.
@@ -124,7 +125,7 @@ def _from_architecture(alias: str) -> ModelSource:
         revision=None,
         weights="random",
         config=config,
-        digest=_random_digest(alias, config),
+        digest=_random_digest(alias, config, None),
     )
 
 
@@ -155,12 +156,14 @@ def _from_files(
         revision=revision,
         weights=weights,
         config=config,
-        digest=digest if pretrained else _random_digest(digest, config),
+        digest=digest if pretrained else _random_digest(digest, config, folder),
     )
 
 
-def _random_digest(origin: str, config: Mapping[str, Any]) -> str:
-    return digest_values("random", origin, str(RANDOM_SEED), config, random_tokenizer_json(config))
+def _random_digest(origin: str, config: Mapping[str, Any], folder: Path | None) -> str:
+    own = folder is not None and has_tokenizer(folder)
+    tokenizer = b"" if own else random_tokenizer_json(config)
+    return digest_values("random", origin, str(RANDOM_SEED), config, tokenizer)
 
 
 def _refuse_revision(name: str, revision: str | None, reason: str) -> None:

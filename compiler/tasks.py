@@ -43,15 +43,6 @@ _SUFFIXES: Mapping[str, Task] = {
     "Model": "feature-extraction",
 }
 
-_AUTO_CLASSES: Mapping[Task, str] = {
-    "embedding": "AutoModel",
-    "feature-extraction": "AutoModel",
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "fill-mask": "AutoModelForMaskedLM",
-}
-
 _ENCODER_TYPES = ("t5", "mt5", "umt5")
 """Encoder-decoder types of which the base tasks take the encoder alone."""
 
@@ -95,7 +86,15 @@ def auto_class(task: Task, model_type: str) -> Any:
 
     if is_base_task(task) and model_type in _ENCODER_TYPES:
         return transformers.AutoModelForTextEncoding
-    return getattr(transformers, _AUTO_CLASSES[task])
+    classes: Mapping[Task, Any] = {
+        "embedding": transformers.AutoModel,
+        "feature-extraction": transformers.AutoModel,
+        "sequence-classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+        "question-answering": transformers.AutoModelForQuestionAnswering,
+        "fill-mask": transformers.AutoModelForMaskedLM,
+    }
+    return classes[task]
 
 
 class TaskModule(torch.nn.Module):
@@ -105,6 +104,9 @@ class TaskModule(torch.nn.Module):
         model: the transformers model.
         head: from the model's answer to the outputs of the task, in the order of `OUTPUTS`.
     """
+
+    model: Any
+    head: torch.nn.Module
 
     def __init__(self, model: torch.nn.Module, head: torch.nn.Module) -> None:
         super().__init__()
