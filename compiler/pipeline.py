@@ -169,7 +169,7 @@ class _Build:
         from .check_pass import NumberCheck
 
         with self.journal.stage("canonicalise"):
-            check = NumberCheck(exported.graph, self.request.threads)
+            check = NumberCheck(exported.graph, threads=self.request.threads)
             pipeline = PassPipeline(CANONICAL, check, self.journal.records.append)
             canonical = pipeline.run(exported.graph)
             canonical.save(self.writer.path(SOURCE))
@@ -214,6 +214,7 @@ class _Build:
         from ..passes.pipeline import PassPipeline
         from ..passes.presets import lowering
         from .audit import lost_fusions
+        from .check_pass import NumberCheck
 
         precision = self.assignment.precisions[target]
         plan = None
@@ -223,7 +224,8 @@ class _Build:
             graph, plan = quantized.graph, quantized.plan
         with self.journal.stage(f"build {target} {precision}"):
             passes = lowering(target, precision, uint8_activations=_has_vnni())
-            graph = PassPipeline(passes, self._check(graph), self.journal.records.append).run(graph)
+            check = NumberCheck(graph, None if plan is None else canonical, self.request.threads)
+            graph = PassPipeline(passes, check, self.journal.records.append).run(graph)
             config = BuildConfig(
                 profile=profile,
                 compute_capabilities=self.request.compute_capabilities,
@@ -234,11 +236,6 @@ class _Build:
         nodes = len(graph.model.graph)
         self.journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
         return _Built(target, graph, artifact, lost_fusions(graph, plan, artifact))
-
-    def _check(self, graph: Graph) -> Any:
-        from .check_pass import NumberCheck
-
-        return NumberCheck(graph, self.request.threads)
 
     def _prove(
         self, exported: Exported, built: list[_Built], profile: ShapeProfile

@@ -46,7 +46,7 @@ def optimize(
         if target != "canonical":
             assigned = assign((target,), precision).precisions[target]
             passes += lowering(target, assigned)
-        graph = PassPipeline(passes, NumberCheck(original, threads)).run(original)
+        graph = PassPipeline(passes, NumberCheck(original, threads=threads)).run(original)
         files = write_graph(graph, out)
     finally:
         watch.close()
