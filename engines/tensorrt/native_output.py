@@ -51,6 +51,7 @@ def _pass_on(text: str) -> None:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     if os.name == "posix":
         ctypes.CDLL(None).fflush(None)
