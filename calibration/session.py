@@ -7,13 +7,11 @@ from typing import Any, Self
 
 import onnx_ir as ir
 
-from ..engines.ort.session import Provider, message, open_session, session_options
+from ..engines.ort.session import message, session_options
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..graph.tensors import Array, Feeds, TensorSpec
 from ..graph.weights import detach_weights
-
-_CPU = Provider(name="CPUExecutionProvider", extra="compile")
 
 
 class GraphSession:
@@ -84,18 +82,20 @@ def _expose(model: ir.Model, taps: Sequence[str]) -> ir.Model:
 
 
 def _open(model: ir.Model, threads: int) -> tuple[Any, list[Any]]:
-    options = session_options(threads)
+    options = session_options(threads)  # raises when onnxruntime is missing
+    import onnxruntime as ort
+
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Batches differ in shape: a memory pattern would be planned and kept for each of them.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     # The session lives for one pass: repacking would hold a second copy of every weight.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    import onnxruntime as ort
-
     detached = detach_weights(model)
     weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
     options.add_external_initializers(list(detached.weights), weights)
     try:
-        return open_session(detached.graph, options, _CPU, optimize=False), weights
+        session = ort.InferenceSession(detached.graph, options, ["CPUExecutionProvider"])
     except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
         raise CalibrationError(f"ONNX Runtime refuses the graph: {message(error)}") from error
+    return session, weights

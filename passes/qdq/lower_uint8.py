@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...errors import PassError
 from ...graph.history import Refusal
-from ..base import Pass, PassResult, result
+from ..base import EXACT, Pass, PassResult, result
 
 _OFFSET = 128
 
@@ -42,6 +42,11 @@ class LowerActivationsUint8(Pass):
     name: ClassVar[str] = "lower-activations-uint8"
     min_opset: ClassVar[int] = 13
     weight_bits: Literal[7, 8] = 8
+
+    @property
+    def tolerance(self) -> float | None:
+        """Exact with 8 bits; 7 bits are meant to change numbers."""
+        return EXACT if self.weight_bits == 8 else None
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""

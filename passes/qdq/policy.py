@@ -224,7 +224,7 @@ def _linear(node: ir.Node, activation: ir.Value, operand: ir.Value) -> Linear:
 
 
 def _text_axes(graph: ir.Graph) -> frozenset[str]:
-    """Names of the axes that count texts: the first of token ids ``[batch, sequence]`` or embeddings.
+    """Names of the axes that count texts: the first of token ids ``[batch, sequence]``.
 
     A float matrix ``[rows, channels]`` is packed tokens: its rows are no texts.
     """

@@ -210,3 +210,9 @@ def test_old_opset_is_refused(block, params):
     block.opset_imports[""] = 17
     with pytest.raises(OpsetError, match="opset 19"):
         InsertQdq(params).requires(block)
+
+
+def test_the_build_cannot_go_on_without_it_and_numbers_may_change(params):
+    assert InsertQdq.required is True
+    assert InsertQdq(params).tolerance is None
+    assert InsertQdq(params).spec.startswith("insert-qdq(policy=QuantPolicy(min_size=16")
