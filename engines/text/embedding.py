@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...errors import TextError
-from .runtime import Floats, TextRuntime, listed
+from .runtime import TextRuntime
+from .scores import Floats
+from .texts import listed
 
 
 class Embedding(TextRuntime):

@@ -8,21 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BundleError, MissingPackageError, TextError
+from ...errors import BundleError, MissingPackageError
 from ...graph.tensors import Array
 from .batching import Indices, Lengths
 from .task import Side, TaskSpec
+from .texts import Text, checked
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
-
-Text = str | tuple[str, str]
-"""A text, or a pair that the tokenizer joins with its separator."""
 
 Mask = NDArray[np.bool_]
 
@@ -206,37 +204,6 @@ _CLEAN_UP = (
     *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
 )
 """In this order, as transformers cleans decoded text."""
-
-
-def checked(texts: Sequence[Text]) -> None:
-    """Refuse what cannot be tokenised.
-
-    Raises:
-        TextError: when there is no text, or one is empty, blank, no string, or holds half a
-            surrogate pair; it says which.
-    """
-    if not texts:
-        raise TextError("expected at least one text, got an empty list")
-    for index, text in enumerate(texts):
-        for part in text if isinstance(text, tuple) else (text,):
-            _check_part(part, index)
-
-
-def _check_part(part: Any, index: int) -> None:
-    if not isinstance(part, str):
-        raise TextError(f"text {index}: expected a str, got {type(part).__name__} ({part!r:.40})")
-    if not part or part.isspace():
-        raise TextError(
-            f"text {index}: expected some text, got {part!r:.40}; leave empty texts out"
-        )
-    if not part.isascii():
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise TextError(
-                f"text {index}: the character {part[error.start]!r} at {error.start} is half of a "
-                "surrogate pair and no text; decode the source with errors='replace'"
-            ) from error
 
 
 def _load(path: Path, spec: TaskSpec) -> Tokenizer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .runtime import Floats
+from .scores import Floats
 from .task import TaskSpec
 
 if TYPE_CHECKING:

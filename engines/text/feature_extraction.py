@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .runtime import Floats, TextRuntime, listed
+from .runtime import TextRuntime
+from .scores import Floats
+from .texts import listed
 
 
 class FeatureExtraction(TextRuntime):

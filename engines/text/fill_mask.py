@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ...errors import TextError
 from .batching import Indices
-from .encoder import checked
-from .runtime import Floats, TextRuntime, check_top_k, listed, softmax
+from .runtime import TextRuntime
+from .scores import Floats, check_top_k, softmax
+from .texts import checked, listed
 
 if TYPE_CHECKING:
     from .encoder import Encoded

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ...errors import TextError
-from .encoder import checked
-from .runtime import Floats, TextRuntime, check_top_k, listed, softmax
+from .answer_spans import Found, Span, SpanSearch, best_spans
+from .runtime import TextRuntime
+from .scores import check_top_k
+from .texts import checked, listed
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -28,22 +28,6 @@ Question = Mapping[str, str] | tuple[str, str]
 WINDOW = 384
 DOC_STRIDE = 128
 """Defaults of transformers' pipeline."""
-
-MASKED = np.float32(-10000.0)
-"""Logit of a token that cannot begin or end an answer; exp() of it is 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Search:
-    top_k: int
-    max_answer_len: int
-    handle_impossible_answer: bool
-    align_to_words: bool
-
-    @property
-    def candidates(self) -> int:
-        # aligned to words, several spans of a window may become one answer
-        return self.top_k * 2 + 10 if self.align_to_words else self.top_k
 
 
 class QuestionAnswering(TextRuntime):
@@ -95,7 +79,7 @@ class QuestionAnswering(TextRuntime):
         check_top_k(top_k)
         if max_answer_len < 1:
             raise TextError(f"max_answer_len: expected an integer >= 1, got {max_answer_len}")
-        search = _Search(
+        search = SpanSearch(
             top_k=top_k,
             max_answer_len=max_answer_len,
             handle_impossible_answer=handle_impossible_answer,
@@ -139,14 +123,14 @@ class QuestionAnswering(TextRuntime):
                 )
 
     def _answers(
-        self, encoded: Encoded, contexts: list[str], search: _Search
+        self, encoded: Encoded, contexts: list[str], search: SpanSearch
     ) -> list[list[Answer]]:
-        found: dict[int, _Found] = {}
+        found: dict[int, Found] = {}
         for batch in self.run(encoded):
             rows = zip(batch.rows.tolist(), batch.tokens(0), batch.tokens(1), strict=True)
             for row, starts, ends in rows:
                 mask = self._mask(encoded.encodings[row])
-                found[row] = _best_spans(starts, ends, mask, search)
+                found[row] = best_spans(starts, ends, mask, search)
         merged: list[list[Answer]] = [[] for _ in contexts]
         nulls = [1.0] * len(contexts)
         for row, source in enumerate(encoded.sources.tolist()):
@@ -173,7 +157,7 @@ class QuestionAnswering(TextRuntime):
             mask |= np.array(encoding.ids) == self.spec.cls_token_id
         return np.asarray(mask, np.bool_)
 
-    def _answer(self, encoding: Encoding, context: str, span: _Span, search: _Search) -> Answer:
+    def _answer(self, encoding: Encoding, context: str, span: Span, search: SpanSearch) -> Answer:
         start, end = encoding.offsets[span.first][0], encoding.offsets[span.last][1]
         words = encoding.token_to_word(span.first), encoding.token_to_word(span.last)
         if search.align_to_words and words[0] is not None and words[1] is not None:
@@ -183,44 +167,6 @@ class QuestionAnswering(TextRuntime):
             if first is not None and last is not None:
                 start, end = first[0], last[1]
         return {"score": span.score, "start": start, "end": end, "answer": context[start:end]}
-
-
-@dataclass(frozen=True)
-class _Span:
-    score: float
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class _Found:
-    null_score: float
-    spans: tuple[_Span, ...]
-
-
-def _best_spans(
-    start_logits: Floats, end_logits: Floats, mask: NDArray[np.bool_], search: _Search
-) -> _Found:
-    starts = softmax(np.where(mask, start_logits, MASKED))
-    ends = softmax(np.where(mask, end_logits, MASKED))
-    null_score = float(starts[0] * ends[0])
-    allowed = mask.copy()
-    allowed[0] = False
-    starts, ends = starts * allowed, ends * allowed
-    width = min(search.max_answer_len, ends.size)
-    # scores[first, n]: the span of n + 1 tokens that begins at first; a score below 0 is no span
-    blocked = np.where(allowed, ends, -1.0).astype(np.float32)
-    following = sliding_window_view(np.pad(blocked, (0, width - 1), constant_values=-1.0), width)
-    scores = np.where(allowed[:, None], starts[:, None], 0.0) * following
-    is_span = allowed[:, None] & (following >= 0)
-    flat = np.where(is_span, scores, -1.0).ravel()
-    count = min(search.candidates, int(is_span.sum()))
-    best = np.argpartition(-flat, min(count, flat.size - 1))[:count]
-    best = best[np.argsort(-flat[best], kind="stable")]
-    spans = tuple(
-        _Span(float(flat[at]), int(at) // width, int(at) // width + int(at) % width) for at in best
-    )
-    return _Found(null_score, spans)
 
 
 def _add(answers: list[Answer], answer: Answer) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...errors import BundleError, TextError, VerificationError
+from ...errors import BundleError, VerificationError
 from ...graph.tensors import Array
 from ..base import Engine
 from .batching import BatchBudget, BatchLimits, Indices, Lengths, batches
 from .encoder import Encoded, TextEncoder
+from .scores import Floats
 from .task import Task, TaskSpec
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,47 +146,3 @@ def _check_names(what: str, wanted: set[str], found: set[str], engine: Engine) -
             f"engine {engine.target}: task.json names the {what} {sorted(wanted)}, "
             f"the engine has {sorted(found)}; rebuild the bundle"
         )
-
-
-def listed(inputs: Any, single: tuple[type, ...]) -> tuple[list[Any], bool]:
-    """Make a list of one or many inputs.
-
-    Args:
-        inputs: one input or an iterable of inputs.
-        single: types of one input.
-
-    Returns:
-        The list, and whether there was only one input, not in a list.
-
-    Raises:
-        TextError: when it is neither.
-    """
-    if isinstance(inputs, single):
-        return [inputs], True
-    if isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes, Mapping)):
-        return list(inputs), False
-    names = " or ".join(kind.__name__ for kind in single)
-    raise TextError(f"expected a {names} or a list of them, got {type(inputs).__name__}")
-
-
-def softmax(logits: Floats) -> Floats:
-    """Along the last axis; float32 in, float32 out."""
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True), np.float32)
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """Elementwise, without overflow."""
-    exponents = np.exp(-np.abs(logits))
-    positive = 1 / (1 + exponents)
-    return np.asarray(np.where(logits >= 0, positive, exponents * positive), np.float32)
-
-
-def check_top_k(top_k: int | None) -> None:
-    """Refuse a top_k below 1.
-
-    Raises:
-        TextError: naming the value.
-    """
-    if top_k is not None and top_k < 1:
-        raise TextError(f"top_k: expected an integer >= 1, got {top_k}")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...errors import TextError
-from .runtime import Floats, TextRuntime, check_top_k, listed, sigmoid, softmax
+from .runtime import TextRuntime
+from .scores import Floats, check_top_k, sigmoid, softmax
 from .task import Activation
+from .texts import Text, listed
 
 if TYPE_CHECKING:
-    from .encoder import Encoded, Text
+    from .encoder import Encoded
 
 Label = dict[str, Any]
 """``label`` (str) and ``score`` (float)."""

@@ -9,7 +9,9 @@ import numpy as np
 
 from ...errors import TextError
 from .entities import Tokens, Vocabulary, aggregate, keep_longest
-from .runtime import TextRuntime, listed, softmax
+from .runtime import TextRuntime
+from .scores import softmax
+from .texts import listed
 
 if TYPE_CHECKING:
     from .encoder import Encoded
