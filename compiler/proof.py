@@ -189,7 +189,7 @@ def _feeds(tokenizer: Path, spec: TaskSpec, max_sequence: int) -> list[dict[str,
     return [encoder.feeds(encoded, rows) for rows in (every[:1], every[-1:], every[:-1])]
 
 
-def _real_positions(spec: TensorSpec, feeds: Feeds) -> Array:
+def _real_positions(spec: TensorSpec, feeds: Feeds) -> NDArray[np.float64]:
     """1 where an output belongs to a real token, 0 at padding; broadcastable to the output."""
     mask = feeds.get("attention_mask")
     if mask is None or len(spec.dims) < 2 or spec.dims[1] != "sequence":

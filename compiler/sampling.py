@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..graph.model import Graph
 from ..graph.tensors import Array, TensorSpec
@@ -24,7 +25,7 @@ def samples(graph: Graph, seed: int = 0) -> Iterator[dict[str, Array]]:
     rng = np.random.default_rng(seed)
     limits = _table_sizes(graph.model)
     for batch, sequence in SHAPES:
-        lengths = rng.integers(1, sequence + 1, batch)
+        lengths: NDArray[np.int64] = rng.integers(1, sequence + 1, batch)
         lengths[0] = sequence
         yield {
             spec.name: _feed(spec, batch, sequence, lengths, limits.get(spec.name, 2), rng)
@@ -51,7 +52,7 @@ def _feed(
     spec: TensorSpec,
     batch: int,
     sequence: int,
-    lengths: Array,
+    lengths: NDArray[np.int64],
     limit: int,
     rng: np.random.Generator,
 ) -> Array:
@@ -62,8 +63,8 @@ def _feed(
         for dim in spec.dims
     ]
     if "mask" in spec.name and len(shape) == 2:
-        positions = np.arange(shape[1])[None, :]
-        return (positions < np.asarray(lengths)[:, None]).astype(spec.dtype)
+        real = np.less(np.arange(shape[1])[None, :], lengths[:, None])
+        return np.asarray(real.astype(spec.dtype))
     if np.dtype(spec.dtype).kind == "f":
         return rng.standard_normal(shape).astype(spec.dtype)
     return rng.integers(0, limit, shape).astype(spec.dtype)

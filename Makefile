@@ -1,0 +1,75 @@
+# fuselage: `make help` lists the targets. Each does its own set-up and is quick when it is done.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS ?= compile,cpu,demo,rtx
+
+MODEL ?= minilm
+PRECISION ?= auto
+TARGETS ?=
+TASK ?= auto
+TEXT ?=
+WEIGHTS ?= pretrained
+OUT ?= build/$(notdir $(MODEL))
+
+BUILD = $(BIN)/fuselage build "$(MODEL)" --out "$(OUT)" --precision $(PRECISION) --task $(TASK) \
+	--weights $(WEIGHTS) $(foreach target,$(TARGETS),--target $(target)) \
+	$(foreach file,$(TEXT),--text "$(file)")
+PACKAGE := graph passes engines calibration compiler
+TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup engine doctor bench test test-all gpu-check lint format typecheck clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  engine and its like take MODEL PRECISION TARGETS TASK TEXT WEIGHTS OUT'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e ".[$(EXTRAS),dev]"
+	@touch $@
+
+setup: $(VENV)/.installed  ## Make the virtual environment in .venv
+
+engine: $(VENV)/.installed  ## Compile MODEL into a verified bundle in OUT
+	@$(BUILD)
+
+doctor: $(VENV)/.installed  ## Say what builds and runs on this machine
+	@$(BIN)/fuselage doctor
+
+bench: $(VENV)/.installed  ## Compare the latency of the default bundle with plain ONNX Runtime
+	@$(BIN)/python benchmarks/latency.py
+
+test: $(VENV)/.installed-dev  ## Run the tests, the end-to-end build of MiniLM included
+	@$(TEST) -m "not slow and not gpu"
+
+test-all: $(VENV)/.installed-dev  ## Run the slow tests too
+	@$(TEST) -m "not gpu"
+
+gpu-check: $(VENV)/.installed-dev  ## On a machine with an NVIDIA GPU: run the tests that need it
+	@$(BIN)/fuselage doctor
+	@$(TEST) -m gpu
+
+lint: $(VENV)/.installed-dev  ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev  ## Format the sources
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# The repository root is the package, so mypy needs a folder named fuselage to look at.
+typecheck: $(VENV)/.installed-dev  ## Check the types
+	@rm -rf build/typecheck && mkdir -p build/typecheck/fuselage
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard *.py) py.typed $(PACKAGE)) build/typecheck/fuselage/
+	@MYPYPATH=build/typecheck $(BIN)/mypy -p fuselage
+
+clean:  ## Remove what builds and tests left; the virtual environment stays
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
