@@ -40,6 +40,10 @@ class Encoding(Protocol):
     def type_ids(self) -> list[int]:
         """Segment of each token."""
 
+    @property
+    def attention_mask(self) -> list[int]:
+        """1 for a token, 0 for padding."""
+
 
 class Tokenize(Protocol):
     """Turns texts into encodings, cut to the longest length the model takes."""
@@ -182,7 +186,7 @@ class CalibrationSet:
 
         Raises:
             CalibrationError: when the graph has an input that text does not fill, or the
-                tokenizer gives no token for any text.
+                tokenizer pads or gives no token for any text.
         """
         _check_inputs(inputs)
         rows = _tokenized(self.texts, tokenize)
@@ -265,11 +269,17 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
 
 def _tokenized(texts: Sequence[str], tokenize: Tokenize) -> list[Rows]:
     """Token ids and segments of each text, ``[2, length]``; the bulky encodings are let go."""
-    return [
-        np.array([encoding.ids, encoding.type_ids], np.int32)
-        for start in range(0, len(texts), _CHUNK)
-        for encoding in tokenize(texts[start : start + _CHUNK])
-    ]
+    rows = []
+    for start in range(0, len(texts), _CHUNK):
+        for encoding in tokenize(texts[start : start + _CHUNK]):
+            if 0 in encoding.attention_mask:
+                raise CalibrationError(
+                    f"tokenizer: expected rows without padding, got {len(encoding.ids)} tokens of "
+                    f"which {encoding.attention_mask.count(0)} are padding; padding would count as "
+                    "activations, so turn it off"
+                )
+            rows.append(np.array([encoding.ids, encoding.type_ids], np.int32))
+    return rows
 
 
 def _batch(rows: Rows, indices: Sequence[int], inputs: Sequence[TensorSpec]) -> Batch:

@@ -37,6 +37,7 @@ tiny (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask%s)
 class FakeEncoding:
     ids: list[int]
     type_ids: list[int]
+    attention_mask: list[int]
 
 
 @dataclass
@@ -48,7 +49,7 @@ class FakeTokenizer:
     def __call__(self, texts: Sequence[str]) -> list[FakeEncoding]:
         self.calls += 1
         rows = [[1, *(3 + ord(c) % (VOCABULARY - 3) for c in text), 2] for text in texts]
-        return [FakeEncoding(row, [0] * len(row)) for row in rows]
+        return [FakeEncoding(row, [0] * len(row), [1] * len(row)) for row in rows]
 
 
 def tiny_graph() -> Graph:

@@ -116,10 +116,21 @@ def test_tokenizer_without_tokens_is_refused():
     class Empty:
         ids: list[int] = []  # noqa: RUF012
         type_ids: list[int] = []  # noqa: RUF012
+        attention_mask: list[int] = []  # noqa: RUF012
 
     data = CalibrationSet.from_texts(["a"])
     with pytest.raises(CalibrationError, match="no token for any of 1 texts"):
         data.batches(lambda texts: [Empty() for _ in texts], INPUTS)
+
+
+def test_padding_is_refused(tokenize):
+    def padded(texts):
+        rows = tokenize(texts)
+        rows[0].attention_mask[-1] = 0
+        return rows
+
+    with pytest.raises(CalibrationError, match="got 3 tokens of which 1 are padding"):
+        CalibrationSet.from_texts(["a"]).batches(padded, INPUTS)
 
 
 def test_split_holds_out_every_nth_text():
