@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import BundleError
-from .folder_swap import WorkFolder, replace_folder, sweep
+from .folder_swap import WorkFolder, only_writer, replace_folder, sweep
 from .manifest import MANIFEST, FileEntry, Manifest, check_name
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,10 +44,11 @@ class BundleWriter:
         self._work: WorkFolder | None = None
 
     def __enter__(self) -> Self:
-        _check_destination(self.destination)
         try:
             self.destination.parent.mkdir(parents=True, exist_ok=True)
-            sweep(self.destination)
+            with only_writer(self.destination):
+                _check_destination(self.destination)
+                sweep(self.destination)
             self._work = WorkFolder(self.destination)
         except OSError as error:
             raise self._failure(error) from error
@@ -123,8 +124,9 @@ class BundleWriter:
             Manifest.from_json(text)
             _write_synced(self.root / MANIFEST, text)
             _sync_folders(self.root)
-            _check_destination(self.destination)
-            replace_folder(self.root, self.destination)
+            with only_writer(self.destination):
+                _check_destination(self.destination)
+                replace_folder(self.root, self.destination)
             _sync_folder(self.destination.parent)
         except OSError as error:
             raise self._failure(error) from error

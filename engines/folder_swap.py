@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _AT_FDCWD = -100
@@ -48,6 +49,20 @@ class WorkFolder:
             self._lock = None
 
 
+@contextlib.contextmanager
+def only_writer(destination: Path) -> Iterator[None]:
+    """Keep other writers beside ``destination`` out while looking at it and moving it.
+
+    Without locks (Windows, some network file systems) it keeps nobody out.
+    """
+    lock = _lock(destination.parent)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def replace_folder(source: Path, destination: Path) -> None:
     """Put ``source`` in the place of ``destination``; the last of several writers wins.
 
@@ -72,7 +87,7 @@ def replace_folder(source: Path, destination: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another writer took it away first
             destination.rename(retired)
     for retired in destination.parent.glob(f".{_escaped(destination.name)}.retired-*"):
-        shutil.rmtree(retired, ignore_errors=True)
+        _discard(retired)
 
 
 def sweep(destination: Path) -> None:
@@ -81,9 +96,17 @@ def sweep(destination: Path) -> None:
     for retired in sorted(parent.glob(f".{name}.retired-*")):
         with contextlib.suppress(OSError):  # there is a newer one in place
             retired.rename(destination)
-        shutil.rmtree(retired, ignore_errors=True)
+        _discard(retired)
     for folder in parent.glob(f".{name}.building-*"):
         _remove_if_dead(folder)
+
+
+def _discard(retired: Path) -> None:
+    """Remove a retired folder under a name that nobody would put back half removed."""
+    dead = retired.with_name(retired.name.replace(".retired-", ".building-"))
+    with contextlib.suppress(OSError):
+        retired.rename(dead)
+        shutil.rmtree(dead, ignore_errors=True)
 
 
 def _remove_if_dead(folder: Path) -> None:
