@@ -69,7 +69,14 @@ class InferShapes(Pass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run onnx shape inference; existing symbolic names are kept."""
-        unknown = sum(value.shape is None for node in model.graph for value in node.outputs)
+        before = _typing(model)
         common.ShapeInferencePass(data_prop=True)(model)
-        left = sum(value.shape is None for node in model.graph for value in node.outputs)
-        return result(model, unknown - left)
+        # Counts what was learnt: exporters write ranks without sizes, which is not an absent shape.
+        learnt = sum(old != new for old, new in zip(before, _typing(model), strict=True))
+        return result(model, learnt)
+
+
+def _typing(model: ir.Model) -> list[tuple[str, str]]:
+    return [
+        (str(value.type), str(value.shape)) for node in model.graph for value in node.outputs
+    ]
