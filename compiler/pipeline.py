@@ -223,7 +223,7 @@ class _Build:
             assert quantized is not None
             graph, plan = quantized.graph, quantized.plan
         with self.journal.stage(f"build {target} {precision}"):
-            passes = lowering(target, precision, uint8_activations=_has_vnni())
+            passes = lowering(target, precision, uint8_activations=has_vnni())
             check = NumberCheck(graph, None if plan is None else canonical, self.request.threads)
             graph = PassPipeline(passes, check, self.journal.records.append).run(graph)
             config = BuildConfig(
@@ -325,7 +325,8 @@ def _packages(target: str) -> tuple[str, ...]:
     return ("onnxruntime", "onnxruntime-gpu")
 
 
-def _has_vnni() -> bool:
+def has_vnni() -> bool:
+    """Whether this CPU multiplies uint8 by int8 without saturating in between."""
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(host.cpu().flags)
 
 
