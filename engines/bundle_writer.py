@@ -138,8 +138,8 @@ class BundleWriter:
             return BundleError(f"{self.destination}: cannot write the bundle: {error}")
         held = _held_bytes(self._work.path) if self._work else 0
         return BundleError(
-            f"{self.destination}: the disk is full ({error.strerror}): {held:,} bytes of the "
-            f"bundle were written and {shutil.disk_usage(where).free:,} bytes are free in {where}; "
+            f"{self.destination}: the disk is full ({error.strerror}); with {held:,} bytes of the "
+            f"bundle in place, {shutil.disk_usage(where).free:,} bytes are free in {where}; "
             "free some space or choose another folder. Nothing was left behind"
         )
 

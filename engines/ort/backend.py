@@ -157,7 +157,9 @@ class OrtBackend:
             raise BuildError(f"{self.target}: {error}") from error
         except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
             reason = message(error)
-            raise BuildError(f"{self.target}: ONNX Runtime refuses the graph: {reason}") from error
+            raise BuildError(
+                f"{self.target}: ONNX Runtime cannot optimise and save it: {reason}"
+            ) from error
         return self._probe(OrtEngine(session, self.target, threads, ()), config)
 
     def _probe(

@@ -223,8 +223,8 @@ def test_a_full_disk_in_the_block_is_one_clear_error(
     with (
         pytest.raises(
             BundleError,
-            match=r"bundle: the disk is full \(No space left on device\): 4 bytes of the bundle "
-            r"were written and 1,234 bytes are free in .*choose another folder",
+            match=r"bundle: the disk is full \(No space left on device\); with 4 bytes of the "
+            r"bundle in place, 1,234 bytes are free in .*choose another folder",
         ),
         BundleWriter(tmp_path / "bundle") as writer,
     ):
