@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from fuselage.engines.base import BuildConfig
 from fuselage.graph.model import Graph
 from fuselage.graph.tensors import Array, ShapeProfile

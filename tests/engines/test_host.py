@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from fuselage.engines import host
 
 X86 = """processor\t: 0

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from fuselage.engines import targets
 from fuselage.engines.targets import TARGETS, backend, default_targets
 from fuselage.errors import BuildError

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fuselage.engines.base import BuildConfig
 from fuselage.engines.bundle import SOURCE, BundleWriter
 from fuselage.engines.manifest import Manifest, ModelId, TargetEntry

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from fuselage.engines.manifest import FileEntry, Manifest, check_name
 from fuselage.engines.strict_json import canonical_json, json_digest
 from fuselage.errors import BundleError

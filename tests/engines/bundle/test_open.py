@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fuselage.engines import bundle as module
 from fuselage.engines.base import Engine, LoadOptions
 from fuselage.engines.bundle import Bundle, BundleWriter

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fuselage.engines import folder_swap
 from fuselage.engines.bundle import Bundle, BundleWriter
 from fuselage.engines.folder_swap import replace_folder

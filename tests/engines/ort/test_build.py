@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.ort import backend as module
 from fuselage.engines.ort.backend import OrtBackend

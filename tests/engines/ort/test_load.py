@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from fuselage.engines import host
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.ort.backend import OrtBackend
