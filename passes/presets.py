@@ -33,6 +33,8 @@ CANONICAL: tuple[Pass, ...] = (
     FlattenAttentionHeads(),  # after fusing: it rewrites the 4-D form
     CleanUp(),  # equal masks of all layers become one
     SimplifyAttentionMask(),
+    InferShapes(),  # the new mask is typed: conversion of precision reads dtypes
+    FoldShapes(),  # its size comes from the input the other sizes come from
     CleanUp(),  # the replaced mask subgraphs go
 )
 """From what an exporter wrote to the canonical dialect: standard ONNX, opset 23."""
