@@ -15,6 +15,7 @@ from ..engines.strict_json import canonical_json
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
 from ..graph.tensors import ShapeProfile
+from .packages import EXPORTING, require
 from .precision import Assignment, assign
 from .progress import Journal, Listener, Silent
 from .recipe import Recipe, Request, recipe_of, reusable
@@ -83,6 +84,7 @@ def run_build(
         bundle, reasons = (None, ("asked for",)) if force else reusable(request.out, recipe)
     if bundle is not None:
         return Outcome(bundle, reused=True, report=read_report(bundle))
+    require(EXPORTING, "building a bundle")
     for line in assignment.notes:
         journal.note(line)
     with BundleWriter(request.out) as writer:

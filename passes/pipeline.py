@@ -77,6 +77,8 @@ def _attempt(step: Pass, model: ir.Model) -> tuple[PassResult | None, str | None
         outcome = step(model)
     except ir.passes.PreconditionError as error:
         reason = str(error.__cause__ or error)
+        if step.required:
+            return None, reason
         return PassResult(model, False, 0, (Refusal(step.name, "", reason),)), None
     except PassError as error:
         return None, str(error)

@@ -15,7 +15,9 @@ from .options import Json, Quiet, Targets, Texts, Threads
 
 
 def build(
-    model: Annotated[str, typer.Argument(help="Alias (minilm), hub id, or local folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Alias (minilm), hub id, or local folder.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder; default build/NAME.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, bf16 or int8.")] = "auto",
     target: Targets = None,

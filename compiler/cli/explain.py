@@ -9,12 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ..packages import REWRITING, require
 from .console import print_json, print_table, say
 from .options import Json
 
 
 def explain(
-    subject: Annotated[Path, typer.Argument(help="A bundle, or an .onnx file.")],
+    subject: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|FILE.onnx", help="A bundle, or an .onnx file.")
+    ],
     as_json: Json = False,
 ) -> None:
     """List blocks found and fused, and each refusal with its node and reason.
@@ -43,6 +46,7 @@ def _of_bundle(path: Path) -> dict[str, Any]:
 
 
 def _of_file(path: Path) -> dict[str, Any]:
+    require(REWRITING, "explaining a graph")
     from ...graph.model import Graph
     from ...passes.pipeline import PassPipeline
     from ...passes.presets import CANONICAL

@@ -7,14 +7,17 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from ..packages import EXPORTING, require
 from ..source import resolve_model
 from .console import Watch, print_json, say
 from .options import Json, Quiet
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Alias (minilm), hub id, or local folder.")],
-    out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Alias (minilm), hub id, or local folder.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The .onnx file to write.")],
     task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
@@ -25,6 +28,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model as ONNX opset 23, canonicalised and checked by numbers."""
+    require(EXPORTING, "exporting a model")
     from ...passes.pipeline import PassPipeline
     from ...passes.presets import CANONICAL
     from ..check_pass import NumberCheck

@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ..packages import REWRITING, require
 from .console import print_json, print_table, say
 from .options import Json
 
 
 def inspect(
-    subject: Annotated[Path, typer.Argument(help="A bundle, or an .onnx file.")],
+    subject: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|FILE.onnx", help="A bundle, or an .onnx file.")
+    ],
     full: Annotated[bool, typer.Option("--full", help="Hash every file of the bundle.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -23,6 +26,7 @@ def inspect(
 
 
 def _inspect_file(path: Path) -> dict[str, Any]:
+    require(REWRITING, "inspecting a graph")
     from ...graph.model import Graph
 
     graph = Graph.load(path)

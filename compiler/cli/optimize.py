@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ...errors import BuildError
+from ..packages import REWRITING, require
 from .console import Watch, print_json, print_table, say
 from .options import Json, Quiet, Threads
 
@@ -24,6 +25,7 @@ def optimize(
     as_json: Json = False,
 ) -> None:
     """Canonicalise a graph, lower it for a target, hold every step to the original's numbers."""
+    require(REWRITING, "rewriting a graph")
     from ...engines.targets import TARGETS
     from ...graph.model import Graph, reject_nan
     from ...passes.pipeline import PassPipeline

@@ -15,7 +15,7 @@ from .options import Json, Target, Threads
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
     text: Annotated[list[str] | None, typer.Option(help="A text. Repeatable.")] = None,
     text_file: Annotated[
         Path | None, typer.Option(help="One text a line; - reads standard input.")

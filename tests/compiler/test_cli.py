@@ -1,0 +1,188 @@
+"""The command line: results, exit codes, and one clear message for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from fuselage.compiler.cli import run
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in this process; (exit code, stdout, stderr on one line)."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+def graph_text(opset: int = 23) -> str:
+    return f"""<ir_version: 10, opset_import: ["": {opset}]>
+        small (float[batch, 4] x) => (float[batch, 4] y)
+        <float half = {{0.5}}, float one = {{1.0}}, float root = {{1.41421356}}>
+        {{ d = Div(x, root)  e = Erf(d)  a = Add(e, one)  m = Mul(x, a)  y = Mul(m, half) }}"""
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    path = tmp_path / "in.onnx"
+    ir.save(ir.from_onnx_text(graph_text()), path)
+    return path
+
+
+def test_optimize_rewrites_a_foreign_graph(cli: Cli, onnx_file: Path, tmp_path: Path) -> None:
+    code, out, err = cli("optimize", onnx_file, tmp_path / "out.onnx", "--json")
+    assert code == 0
+    facts = json.loads(out.splitlines()[-1])
+    assert facts["fusion"]["gelu"] == {"found": 1, "fused": 1}
+    assert facts["operators"] == {"Gelu": 1}
+    assert "5 nodes became 1" in err
+    assert ir.load(tmp_path / "out.onnx").graph[0].op_type == "Gelu"
+
+
+def test_optimize_refuses_int8_and_unknown_targets(
+    cli: Cli, onnx_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    code, _, err = cli("optimize", onnx_file, out, "--precision", "int8")
+    assert (code, "use fuselage build" in err) == (1, True)
+    code, _, err = cli("optimize", onnx_file, out, "--target", "cuda")
+    assert code == 1
+    assert "target 'cuda': expected canonical or one of tensorrt, tensorrt-rtx" in err
+    code, _, err = cli("optimize", onnx_file, out, "--target", "ort-cpu", "--precision", "fp16")
+    assert code == 1
+    assert "ort-cpu cannot do fp16 fast" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x0a\x12\x04torc"])
+def test_a_foreign_file_is_one_message(cli: Cli, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    for verb in (("optimize", path, tmp_path / "o.onnx"), ("explain", path), ("inspect", path)):
+        code, _, err = cli(*verb)
+        assert code == 1
+        assert "error:" in err
+        assert str(path) in err
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_truncated_file_is_one_message(cli: Cli, onnx_file: Path, tmp_path: Path) -> None:
+    onnx_file.write_bytes(onnx_file.read_bytes()[:-40])
+    code, _, err = cli("optimize", onnx_file, tmp_path / "o.onnx")
+    assert (code, str(onnx_file) in err) == (1, True)
+
+
+def test_nan_weights_are_refused(cli: Cli, tmp_path: Path) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 23]>
+        g (float[n, 2] x) => (float[n, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul(x, w) }"""
+    )
+    model.graph.initializers["w"].const_value = ir.tensor(
+        np.array([[1, np.nan], [3, 4]], np.float32), name="w"
+    )
+    ir.save(model, tmp_path / "nan.onnx")
+    code, _, err = cli("optimize", tmp_path / "nan.onnx", tmp_path / "o.onnx")
+    assert code == 1
+    assert "weight 'w' [2, 2] holds 1 NaN or infinite values of 4" in err
+
+
+def test_an_old_opset_is_explained_and_the_graph_kept(cli: Cli, tmp_path: Path) -> None:
+    ir.save(ir.from_onnx_text(graph_text(17)), tmp_path / "old.onnx")
+    code, out, _ = cli("explain", tmp_path / "old.onnx")
+    assert code == 0
+    assert "expected a graph of opset 18 or newer, got opset 17" in " ".join(out.split())
+
+
+def test_unknown_model_names_three_ways_on(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("build", "nobody/has-this-model", "--out", tmp_path / "b")
+    assert code == 1
+    for way in ("local folder", "minilm", "--weights random"):
+        assert way in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_missing_folder_is_one_message(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("build", "./no-such-folder", "--out", tmp_path / "b")
+    assert (code, "no-such-folder" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--precision", "int4", "precision 'int4': expected one of auto, fp32, fp16, bf16, int8"),
+        ("--target", "npu", "target 'npu': expected one of tensorrt, tensorrt-rtx"),
+        ("--task", "chat", "chat"),
+        ("--weights", "lucky", "expected 'pretrained' or 'random'"),
+        ("--text", "missing.txt", "missing.txt"),
+    ],
+)
+def test_bad_options_are_one_message(
+    cli: Cli, tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    arguments = ["build", "minilm", "--out", str(tmp_path / "b"), option, value]
+    if option == "--task":
+        arguments += ["--target", "ort-cpu"]
+    code, _, err = cli(*arguments)
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_missing_bundle_says_how_to_make_one(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("run", tmp_path / "none", "--text", "hello")
+    assert code == 1
+    assert "make one with: fuselage build MODEL --out DIR" in err
+
+
+def test_a_missing_package_names_its_extra(tmp_path: Path) -> None:
+    out = str(tmp_path / "b")
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from fuselage.compiler.cli import run\n"
+        f"sys.exit(run(['build', 'minilm', '--target', 'ort-cpu', '--out', {out!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "building a bundle needs the package 'torch'" in done.stderr
+    assert 'pip install "fuselage[compile]"' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_wrong_usage_exits_with_2(cli: Cli) -> None:
+    code, _, err = cli("build")
+    assert code == 2
+    assert "MODEL" in err
+
+
+def test_doctor_lists_every_target(cli: Cli) -> None:
+    code, out, _ = cli("doctor", "--json")
+    assert code == 0
+    facts = json.loads(out.splitlines()[-1])
+    assert list(facts["blockers"]) == ["tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu"]
+    assert facts["blockers"]["ort-cpu"] == {"build": None, "run": None}
+
+
+def test_help_lists_the_verbs(cli: Cli) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0
+    for verb in ("build", "run", "export", "optimize", "explain", "inspect", "doctor"):
+        assert verb in out
