@@ -93,7 +93,7 @@ class Tokens:
         if vocabulary.has_prefix:
             inside = sizes != spans[:, 1] - spans[:, 0]
         else:
-            inside = _touches_no_space(text, spans[:, 0])
+            inside = touches_no_blank(text, spans[:, 0])
         for token in np.flatnonzero(unknown):
             words[token] = text[slice(*spans[token])]
         return cls(
@@ -151,8 +151,15 @@ def _weight(entity: dict[str, Any]) -> tuple[int, float]:
     return entity["end"] - entity["start"], entity["score"]
 
 
-def _touches_no_space(text: str, starts: Ints) -> NDArray[np.bool_]:
-    # without a prefix a token begins a word when a blank stands before or at its start
+def touches_no_blank(text: str, starts: Ints) -> NDArray[np.bool_]:
+    """Whether each token continues a word: no blank stands before or at its start.
+
+    The rule of transformers for vocabularies without a prefix for such tokens.
+
+    Args:
+        text: of the tokens.
+        starts: character each begins at [tokens].
+    """
     blank = np.frombuffer(f"{text} ".encode("utf-32-le"), np.uint32) == ord(" ")
     blank[-1] = False
     has_blank = blank[starts] | blank[np.maximum(starts - 1, 0)]

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
 from fuselage.engines.base import Engine
 from fuselage.engines.text.pipeline import text_pipeline
 from fuselage.engines.text.runtime import TextRuntime
 from fuselage.engines.text.task import TaskSpec
 from fuselage.graph.tensors import Array, Feeds, TensorSpec, check_feeds
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 # two threads over matrices of 32 columns only wait for each other
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fuselage.engines.text.batching import BatchBudget, BatchLimits, batches
 from fuselage.errors import BundleError
 from fuselage.graph.tensors import ShapeProfile, TensorSpec

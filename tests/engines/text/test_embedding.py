@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
 from fuselage.engines.text.batching import BatchBudget
 from fuselage.engines.text.encoder import TruncationWarning
 from fuselage.engines.text.pipeline import text_pipeline
 from fuselage.errors import BundleError, TextError, VerificationError
 from fuselage.graph.tensors import ShapeProfile
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 
 class Sentences(torch.nn.Module):
@@ -153,6 +154,13 @@ def test_profile_is_respected(bert: Any, fixed_engine: Any) -> None:
     assert found.tolist() == [[3, 16], [16, 16], [4, 16], [3, 8]]
     shapes = [feeds["input_ids"].shape for feeds in engine.feeds]
     assert shapes == [(3, 16), (2, 8)]
+
+
+def test_budget_counts_the_smallest_sequence(bert: Any, fixed_engine: Any) -> None:
+    engine = length_engine(fixed_engine)
+    profile = ShapeProfile.parse("sequence=10:10:40")
+    counting(bert, engine, profile=profile, budget=BatchBudget(64, 30))(["fox"] * 7)
+    assert [feeds["input_ids"].shape for feeds in engine.feeds] == [(3, 10), (3, 10), (1, 10)]
 
 
 def test_static_shape_and_int32_are_respected(bert: Any, fixed_engine: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 from fuselage.engines.text.encoder import TextEncoder, TruncationWarning
 from fuselage.errors import BundleError, MissingPackageError, TextError
-from tokenizers import Tokenizer
 
 
 def assert_feeds(family: Any, encoder: TextEncoder, texts: list[Any]) -> None:
@@ -104,6 +105,12 @@ def test_lowercase_goes_before_the_tokenizer(roberta: Any) -> None:
     (expected,) = plain.encode([spoken]).encodings
     assert lower.encode([shouted]).encodings[0].ids == expected.ids
     assert plain.encode([shouted]).encodings[0].ids != expected.ids
+
+
+def test_lowercase_keeps_the_normalizer_of_the_file(bert: Any) -> None:
+    encoder = TextEncoder(bert.path, replace(bert.spec, lowercase=True))
+    first, second = encoder.encode(["CAF\u00c9 \u4f60\u597d", "cafe \u4f60 \u597d"]).encodings
+    assert first.ids == second.ids
 
 
 def test_windows_cover_the_text_and_overlap(bert: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+
 from fuselage.engines.text.encoder import TruncationWarning
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import transformers
+
 from fuselage.engines.text.encoder import TruncationWarning
 from fuselage.errors import TextError
 

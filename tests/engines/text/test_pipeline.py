@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fuselage.engines.text.pipeline import RUNTIMES, text_pipeline
 from fuselage.engines.text.task import TASKS
 from fuselage.errors import BundleError

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuselage.errors import TextError
 from transformers.pipelines.document_question_answering import select_starts_ends
+
+from fuselage.errors import TextError
 
 QUESTION = "what is the capital of France?"
 CONTEXT = "the capital of France is Paris. Alice Smith works in Zürich & Berlin since 1999."

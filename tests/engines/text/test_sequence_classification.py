@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+
 from fuselage.engines.text.scores import sigmoid
 from fuselage.engines.text.task import activation_of
 from fuselage.errors import BundleError, TextError

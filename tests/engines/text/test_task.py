@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fuselage.engines.text.task import TASK_FILE, TASKS, TaskSpec, activation_of
 from fuselage.errors import BundleError
 

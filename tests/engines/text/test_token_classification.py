@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
+
 from fuselage.engines.text.encoder import TruncationWarning
-from fuselage.engines.text.entities import keep_longest
+from fuselage.engines.text.entities import keep_longest, touches_no_blank
 from fuselage.errors import TextError
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
@@ -93,6 +95,13 @@ def test_offsets_point_into_the_text(any_family: Any, texts: list[str]) -> None:
         covered = "".join(text[entity["start"] : entity["end"]] for entity in entities)
         kept = {char for char in text if not char.isspace()} - {"\u200d", "\u0301", "\u0308"}
         assert kept <= set(covered)
+
+
+@pytest.mark.parametrize("text", ["a bc  d", " x", "ab\u4f60 \U0001f600y ", ""])
+def test_words_begin_at_blanks(text: str) -> None:
+    starts = np.arange(len(text) + 1)
+    expected = [start > 0 and " " not in text[start - 1 : start + 1] for start in starts]
+    assert touches_no_blank(text, starts).tolist() == expected
 
 
 def test_overlaps_keep_the_longer_then_the_better() -> None:
