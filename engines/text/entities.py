@@ -170,16 +170,19 @@ def _labelled(tokens: Tokens, ignored: frozenset[str]) -> list[dict[str, Any]]:
     names = tokens.vocabulary.labels
     units = _units(tokens)
     wanted = np.array([name not in ignored for name in names])[units.labels]
+    kept = np.flatnonzero(wanted)
+    columns = (kept, units.labels[kept], units.scores[kept], tokens.index[kept])
+    rows = zip(*(column.tolist() for column in columns), tokens.spans[kept].tolist(), strict=True)
     return [
         {
-            "entity": names[units.labels[token]],
-            "score": float(units.scores[token]),
-            "index": int(tokens.index[token]),
+            "entity": names[label],
+            "score": score,
+            "index": index,
             "word": tokens.words[token],
-            "start": int(units.starts[token]),
-            "end": int(units.ends[token]),
+            "start": start,
+            "end": end,
         }
-        for token in np.flatnonzero(wanted)
+        for token, label, score, index, (start, end) in rows
     ]
 
 
