@@ -126,7 +126,7 @@ class OrtBackend:
                 f"{self.target}: {differs}, and there is no canonical graph to fall back on; "
                 "build the bundle again on this machine"
             )
-        note = f"{self.target}: {differs}; running the canonical graph, optimised at load"
+        note = f"{self.target}: {differs}; running the canonical float32 graph, optimised at load"
         return self._open(options.source, options.threads, notes=(note,))
 
     def _open(self, path: Path, threads: int, notes: tuple[str, ...]) -> OrtEngine:

@@ -124,7 +124,10 @@ def test_the_fallback_graph_is_hashed_before_it_runs(
 
     monkeypatch.setattr(facts, "runtime_version", lambda: "9.9.9")
     with Bundle.open(folder).engine() as engine:
-        assert "built for 1.31.1, here is 9.9.9; running the canonical graph" in engine.notes[0]
+        assert (
+            "built for 1.31.1, here is 9.9.9; running the canonical float32 graph"
+            in engine.notes[0]
+        )
         assert engine.run(feeds(2, 4))["pooled"].shape == (2, 32)
     flip(folder / "graph/model.weights", 100)
     with pytest.raises(BundleError, match=r"graph/model\.weights: sha256 is .* damaged"):

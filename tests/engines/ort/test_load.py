@@ -111,7 +111,7 @@ def test_another_machine_gets_the_source_graph_and_is_told(
         assert engine.run(feed)["pooled"].tobytes() == expected.tobytes()
         [note] = engine.notes
     assert note.startswith("ort-cpu: ")
-    assert note.endswith("running the canonical graph, optimised at load")
+    assert note.endswith("running the canonical float32 graph, optimised at load")
     assert re.search(reason, note)
 
 
