@@ -31,11 +31,7 @@ def tidy(model: ir.Model, module: torch.nn.Module) -> None:
         model: what the exporter returned.
         module: the module it was made from; its parameters give the weights their names.
     """
-    names = {
-        (parameter.data_ptr(), parameter.numel()): name.removeprefix(_ROOT)
-        for name, parameter in module.named_parameters()
-    }
-    _share_weights(model, names)
+    _share_weights(model, module)
     repair(model)
     _name_nodes(model, {name for name, _ in module.named_modules()})
     _name_dims(model)
@@ -43,25 +39,27 @@ def tidy(model: ir.Model, module: torch.nn.Module) -> None:
     _drop_metadata(model)
 
 
-def _share_weights(model: ir.Model, names: dict[tuple[int, int], str]) -> None:
+def _share_weights(model: ir.Model, module: torch.nn.Module) -> None:
     """Initializers become plain arrays on the parameters' memory, under the parameters' names."""
+    parameters = {
+        (parameter.data_ptr(), parameter.numel()): (name.removeprefix(_ROOT), parameter.numpy())
+        for name, parameter in module.named_parameters()
+    }
     initializers = model.graph.initializers
-    taken = {name.removeprefix(_ROOT) for name in initializers}
-    for value in tuple(initializers.values()):
+    values = tuple(initializers.values())
+    initializers.clear()
+    for value in values:
         tensor = value.const_value
-        if tensor is None or value.name is None:
-            continue
+        assert tensor is not None
         array = tensor.numpy()
-        name = value.name.removeprefix(_ROOT)
-        owner = names.get((array.__array_interface__["data"][0], array.size))
-        if owner is not None and owner != name:
-            name = _free_name(f"{owner}.T", taken)
-        taken.add(name)
-        value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=name)
-        if name != value.name:
-            del initializers[value.name]
-            value.name = name
-            initializers[name] = value
+        name = (value.name or "").removeprefix(_ROOT)
+        owner = parameters.get((array.__array_interface__["data"][0], array.size))
+        if owner is not None:
+            is_transposed = array.strides != owner[1].strides
+            name = f"{owner[0]}.T" if is_transposed else owner[0]
+        value.name = _free_name(name, set(initializers))
+        value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+        initializers.add(value)
 
 
 def _free_name(wanted: str, taken: set[str]) -> str:

@@ -59,6 +59,13 @@ def fetch_snapshot(hub_id: str, *, revision: str | None, with_weights: bool) -> 
             return cached
     snapshot = _snapshot(hub_id, revision, with_weights=with_weights, offline=False)
     assert snapshot is not None
+    if with_weights and not any(any(snapshot.folder.glob(name)) for name in WEIGHT_PATTERNS):
+        raise SourceError(
+            f"{hub_id} at {snapshot.revision}: expected weights as safetensors, got none; pickles "
+            "(pytorch_model.bin) can run code when they are read and are never fetched; give a "
+            "revision that has safetensors (the hub's conversions are at refs/pr/1 and the like), "
+            "or convert the model once with save_pretrained and give the folder"
+        )
     check_folder(snapshot.folder, with_weights=with_weights)
     return snapshot
 
@@ -130,7 +137,7 @@ def _unreachable(hub_id: str, error: BaseException, reason: str | None = None) -
     hint = f" (did you mean the alias `{close[0]}`?)" if close else ""
     return (
         f"{hub_id}{hint}: can neither be downloaded from {constants.ENDPOINT} ({reason}) nor found "
-        f"in the cache {constants.HF_HUB_CACHE}; three ways on: give a local folder with config.json, "
-        f"model.safetensors and tokenizer.json, use the model `minilm`, which needs no network, "
-        f"or {random}"
+        f"in the cache {constants.HF_HUB_CACHE}; three ways on: give a local folder with "
+        f"config.json, model.safetensors and tokenizer.json, use the model `minilm`, which needs "
+        f"no network, or {random}"
     )
