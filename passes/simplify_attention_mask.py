@@ -1,23 +1,20 @@
 """Replace whatever builds the padding mask by the one canonical chain.
 
     Attention(q, k, v, <any subgraph that means "attend where attention_mask is 1">)
-      ->  keep = Unsqueeze(Cast(attention_mask, bool), [1, 2])
-          Attention(q, k, v, Expand(Where(keep, 0, lowest), [1, 1, s, 1]))
+      ->  Attention(q, k, v, <the chain of padding_mask.py>)
 
 Exporters spell the same mask in a dozen ways (GatherND over ranges, Flatten and Gather, Expand
 guards, And with constants). Instead of a pattern for each, the subgraph is *run*: a mask is a pure
-function of the padding mask and the sizes, so it is evaluated on every padding mask of all small
-shapes and on random ones at a size beyond each integer constant inside it (a sliding window of 64
-looks like no window until the sequence is longer). Only a subgraph that agrees everywhere is
-replaced; every other one is refused with the first position that differs.
-
-The result is additive and finite, [batch, 1, sequence, sequence]: a row whose every key is masked
-gets uniform weights, as in PyTorch's eager attention.
+function of one padding input and of sizes, so it is evaluated on every padding mask of all small
+shapes and on random ones at a size beyond each constant inside it (a sliding window of 64 looks
+like no window until the sequence is longer). Only a subgraph that agrees everywhere is replaced;
+every other one is refused with the first position that differs.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,7 +25,8 @@ from ..errors import PassError
 from ..graph.history import Refusal
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
-from .constants import initializer, insert_before, ints_of
+from .constants import array_of, insert_before
+from .padding_mask import MASKED_BELOW, padding_source, write_padding_mask
 
 _ALLOWED = frozenset(
     {
@@ -40,8 +38,9 @@ _ALLOWED = frozenset(
     }
 )  # fmt: skip
 _SMALL_SHAPES = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
-_LARGEST_PROBE = 2048
-_MASKED_BELOW = -1e4  # the weakest mask constant in use (original BERT); exp(-1e4) is 0 in float32
+_LARGEST_SIZE = 2048
+_TO_THE_END = 2**31 - 1  # Slice ends from here on mean "all"; no sequence is that long
+_COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
 
 class _Miss(Exception):  # noqa: N818  (control flow inside this file, never leaves it)
@@ -63,26 +62,50 @@ class SimplifyAttentionMask(Pass):
             if mask is not None and not node.domain:
                 attentions.setdefault(mask, []).append(node)
         canonical = {
-            source: mask for mask in attentions if (source := _canonical_source(mask)) is not None
+            source: mask for mask in attentions if (source := padding_source(mask)) is not None
         }
         rewrites, refusals = 0, []
         for mask, nodes in attentions.items():
             if mask in canonical.values():
                 continue
             try:
-                source = _padding_source(model, mask)
+                source = _padding_input(model, mask)
+                dtype = _common_dtype(nodes, source, model.graph)
             except _Miss as miss:
                 refusals += [Refusal(self.name, node.name or "?", str(miss)) for node in nodes]
                 continue
             if source not in canonical:
-                canonical[source] = _emit(model.graph, source, nodes[0])
+                tape = ir.tape.Tape()
+                canonical[source] = write_padding_mask(model.graph, tape, source, dtype)
+                insert_before(model.graph[0], tape.nodes)
             for node in nodes:
                 node.replace_input_with(3, canonical[source])
             rewrites += len(nodes)
+        if rewrites:
+            model.graph.sort()  # a canonical mask may stand behind an attention it now serves
         return result(model, rewrites, tuple(refusals))
 
 
-def _padding_source(model: ir.Model, mask: ir.Value) -> ir.Value:
+def _common_dtype(nodes: list[ir.Node], source: ir.Value, graph: ir.Graph) -> ir.DataType:
+    """The dtype of the queries, which must be as long as the padding mask is."""
+    assert source.shape is not None
+    lengths = {value.shape[1] for value in graph.inputs if value.shape and len(value.shape) == 2}
+    for node in nodes:
+        query = node.inputs[0]
+        if query is None or query.dtype is None or query.shape is None:
+            raise PassError(f"attention {node.name!r}: the query has no type; infer shapes first")
+        length = query.shape[len(query.shape) - 2]
+        unknown = isinstance(length, ir.SymbolicDim) and length.value is None
+        if length != source.shape[1] and not (unknown and len(lengths) == 1):
+            raise _Miss(
+                f"the queries have length {length}, {source.name} has length {source.shape[1]}"
+            )
+    assert nodes[0].inputs[0] is not None
+    assert nodes[0].inputs[0].dtype is not None
+    return nodes[0].inputs[0].dtype
+
+
+def _padding_input(model: ir.Model, mask: ir.Value) -> ir.Value:
     """The graph input whose padding the mask spells.
 
     Raises:
@@ -94,22 +117,21 @@ def _padding_source(model: ir.Model, mask: ir.Value) -> ir.Value:
     )
     if foreign:
         raise _Miss(f"the mask is computed with {', '.join(foreign)}")
-    candidates = [value for value in inputs if value.shape is not None and len(value.shape) == 2]
-    if not candidates:
-        raise _Miss("the mask depends on no two-dimensional graph input")
-    cone = _Evaluator(model, mask, inputs)
-    reasons = []
-    # The real mask first; input_ids only lends its shape in most graphs.
-    for candidate in sorted(candidates, key=lambda value: "mask" not in (value.name or "")):
-        reason = _difference(cone, candidate, _probe_length(nodes))
-        if reason is None:
-            return candidate
-        reasons.append(f"{candidate.name}: {reason}")
-    raise _Miss("the mask is not plain padding (" + "; ".join(reasons) + ")")
+    read = _cone(mask, stop="Shape")[1]  # what only lends its size is not read
+    if len(read) != 1:
+        names = ", ".join(sorted(str(value.name) for value in read)) or "no input but sizes"
+        raise _Miss(f"the mask depends on {names}, not on one padding mask")
+    candidate = read[0]
+    if candidate.shape is None or len(candidate.shape) != 2:
+        raise _Miss(f"the mask depends on {candidate.name} of shape {candidate.shape}, not 2-D")
+    reason = _difference(_Evaluator(model, mask, inputs), candidate, _probe_length(nodes))
+    if reason is not None:
+        raise _Miss(f"the mask is not plain padding by {candidate.name}: {reason}")
+    return candidate
 
 
-def _cone(root: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
-    """All nodes above a value, and the graph inputs they read."""
+def _cone(root: ir.Value, stop: str = "") -> tuple[list[ir.Node], list[ir.Value]]:
+    """All nodes above a value, up to operators `stop`, and the graph inputs they read."""
     nodes: dict[ir.Node, None] = {}
     inputs: dict[ir.Value, None] = {}
     pending = [root]
@@ -119,22 +141,39 @@ def _cone(root: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
         if node is None:
             if value.is_graph_input():
                 inputs[value] = None
-        elif node not in nodes:
+        elif node not in nodes and node.op_type != stop:
             nodes[node] = None
             pending.extend(used for used in node.inputs if used is not None)
     return list(nodes), list(inputs)
 
 
 def _probe_length(nodes: list[ir.Node]) -> int:
-    """A sequence length beyond twice every size-like constant of the cone."""
-    constants = [
-        abs(item)
-        for node in nodes
-        for value in node.inputs
-        for item in (ints_of(value) or ())
-        if 0 < abs(item) <= _LARGEST_PROBE // 2
-    ]
-    return 2 * max(constants, default=2) + 3
+    """A sequence length beyond twice every size-like constant of the cone.
+
+    Raises:
+        _Miss: when a constant is too large for that: it may be a window that is never reached.
+    """
+    sizes = {size for node in nodes for size in _sizes(node) if 0 < size < _TO_THE_END}
+    largest = max(sizes, default=2)
+    if largest > _LARGEST_SIZE:
+        raise _Miss(
+            f"the mask holds the constant {largest:g}; windows are tried to {_LARGEST_SIZE}"
+        )
+    return 2 * math.ceil(largest) + 3
+
+
+def _sizes(node: ir.Node) -> Iterator[float]:
+    """Integers, floats that something is compared with, and the dims of tables."""
+    for value in node.inputs:
+        array = array_of(value)
+        if array is None:
+            continue
+        if array.size > 64:
+            yield from array.shape
+        elif array.dtype.kind in "iu" or node.op_type in _COMPARISONS:
+            yield from (abs(float(item)) for item in array.reshape(-1))
+    if node.op_type == "ConstantOfShape" and "value" in node.attributes:
+        yield abs(float(node.attributes["value"].as_tensor().numpy().reshape(-1)[0]))
 
 
 class _Evaluator:
@@ -173,7 +212,7 @@ def _paddings(probe_length: int) -> Iterator[Array]:
         for bits in itertools.product((0, 1), repeat=batch * sequence):
             yield np.array(bits, np.int64).reshape(batch, sequence)
     rng = np.random.default_rng(0)
-    for shape in ((3, 7), (2, probe_length)):
+    for shape in ((3, 7), (1, probe_length)):
         yield np.ones(shape, np.int64)
         yield rng.integers(0, 2, shape)
 
@@ -186,7 +225,7 @@ def _difference(cone: _Evaluator, candidate: ir.Value, probe_length: int) -> str
             return f"it has {got.ndim} dimensions, not 4"
         is_bool = got.dtype == np.bool_
         keeps = got.astype(bool) if is_bool else np.equal(got, 0)
-        drops = np.logical_not(got) if is_bool else np.less_equal(got, _MASKED_BELOW)
+        drops = np.logical_not(got) if is_bool else np.less_equal(got, MASKED_BELOW)
         wanted = padding.astype(bool)[:, None, None, :]
         try:
             wanted, keeps, drops = np.broadcast_arrays(wanted, keeps, drops)
@@ -200,41 +239,3 @@ def _difference(cone: _Evaluator, candidate: ir.Value, probe_length: int) -> str
             state = "kept" if keeps[tuple(wrong[0])] else "masked"
             return f"at sequence {sequence} row {row} query {query} key {key} is {state}"
     return None
-
-
-def _emit(graph: ir.Graph, source: ir.Value, first: ir.Node) -> ir.Value:
-    """Insert the canonical chain at the top of the graph."""
-    query = first.inputs[0]
-    if query is None or query.dtype is None or source.shape is None:
-        raise PassError(f"attention {first.name!r}: the query has no dtype; infer shapes first")
-    dtype, name = query.dtype, source.name or "mask"
-    axes = initializer(graph, f"{name}.axes", np.array([1, 2], np.int64))
-    zero = initializer(graph, f"{name}.keep", np.zeros((), dtype.numpy()))
-    lowest = initializer(graph, f"{name}.drop", np.array(dtype.min, dtype.numpy()))
-    ones = initializer(graph, f"{name}.ones", np.array([1, 1], np.int64))
-    one = initializer(graph, f"{name}.one", np.array([1], np.int64))
-    tape = ir.tape.Tape()
-    keep = tape.op("Unsqueeze", [tape.op("Cast", [source], {"to": ir.DataType.BOOL}), axes])
-    bias = tape.op("Where", [keep, zero, lowest])
-    length = tape.op("Shape", [source], {"start": 1, "end": 2})
-    target = tape.op("Concat", [ones, length, one], {"axis": 0})
-    full = tape.op("Expand", [bias, target])
-    batch, sequence = source.shape[0], source.shape[1]
-    full.shape, full.type = ir.Shape([batch, 1, sequence, sequence]), ir.TensorType(dtype)
-    insert_before(graph[0], tape.nodes)
-    return full
-
-
-def _canonical_source(mask: ir.Value) -> ir.Value | None:
-    """The padding input when the mask already is the canonical chain."""
-    chain = []
-    value: ir.Value | None = mask
-    for op_type, operand in (("Expand", 0), ("Where", 0), ("Unsqueeze", 0), ("Cast", 0)):
-        node = None if value is None else value.producer()
-        if node is None or node.op_type != op_type:
-            return None
-        chain.append(node)
-        value = node.inputs[operand]
-    lowest = ir.convenience.get_const_tensor(chain[1].inputs[2]) if chain[1].inputs[2] else None
-    finite = lowest is not None and np.isfinite(lowest.numpy()).all()
-    return value if finite and value is not None and value.is_graph_input() else None
