@@ -17,20 +17,22 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from ..errors import PassError
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
 from .constants import array_of, initializer_of, insert_before
+from .padding_mask import mask_fill
 
 _REDUCTIONS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp",
      "ReduceProd", "LpNormalization", "CumSum", "Clip", "Range"}
 )  # fmt: skip
 _HEAVY = frozenset({"MatMul", "Gemm", "Attention", "Conv", "LayerNormalization"})
-_MASK_FILL = (
-    1e30  # scalars beyond it are mask fills, which saturate; weights that large are refused
-)
+_DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+_MASK_FILL = 1e30
+"""Scalars from here on are mask fills and saturate; weights that large are refused."""
 _LAZY_BYTES = 1 << 16
 
 
@@ -55,9 +57,14 @@ class ConvertPrecision(Pass):
     def call(self, model: ir.Model) -> PassResult:
         """Convert the main graph."""
         low = ir.DataType.FLOAT16 if self.dtype == "float16" else ir.DataType.BFLOAT16
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         kept = _kept_nodes(model.graph)
         converter = _Converter(model.graph, low)
-        nodes = [node for node in model.graph if node not in kept and _touches_float(node)]
+        nodes = [
+            node
+            for node in model.graph
+            if node not in kept and _touches_float(node) and not _is_boundary(node, low)
+        ]
         for node in nodes:
             converter.lower(node)
         for node in tuple(model.graph):
@@ -71,6 +78,12 @@ def _touches_float(node: ir.Node) -> bool:
     if any(value.dtype == ir.DataType.FLOAT for value in node.outputs):
         return True
     return any(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs)
+
+
+def _is_boundary(node: ir.Node, low: ir.DataType) -> bool:
+    """Whether the node already casts between float32 and the low dtype."""
+    values = (*node.inputs, *node.outputs)
+    return node.op_type == "Cast" and any(v is not None and v.dtype == low for v in values)
 
 
 def _kept_nodes(graph: ir.Graph) -> set[ir.Node]:
@@ -108,21 +121,25 @@ class _Converter:
 
     def lower(self, node: ir.Node) -> None:
         """Make a node compute in the low dtype."""
-        is_cast_up = node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == ir.DataType.FLOAT:
                 node.replace_input_with(index, self._as_low(value, node))
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             self._check_scale(node)
-        if is_cast_up:
-            node.attributes["to"] = ir.AttrInt64("to", int(self.low))
-        if node.op_type == "ConstantOfShape" and "value" in node.attributes:
-            fill = node.attributes["value"].as_tensor()
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(self._cast(fill.numpy())))
+        self._lower_attributes(node)
         for output in node.outputs:
             if output.dtype == ir.DataType.FLOAT:
                 # Not `output.dtype = ...`: clones share the type object with the original.
                 output.type = ir.TensorType(self.low)
+
+    def _lower_attributes(self, node: ir.Node) -> None:
+        for name in _DTYPE_ATTRIBUTES & node.attributes.keys():
+            if node.attributes[name].as_int() == ir.DataType.FLOAT:
+                node.attributes[name] = ir.AttrInt64(name, int(self.low))
+        if node.op_type == "ConstantOfShape":
+            given = node.attributes.get("value")
+            fill = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(self._cast(fill)))
 
     def raise_inputs(self, node: ir.Node) -> None:
         """Feed a kept node float32."""
@@ -187,12 +204,16 @@ class _Converter:
         array = tensor.numpy()
         largest = float(np.abs(array).max(initial=0.0))
         highest = float(self.low.max)
-        if largest > highest and not (array.size == 1 and largest >= _MASK_FILL):
+        if largest > highest and not _is_mask_fill(array):
             raise PassError(
                 f"weight {name!r} holds {largest:.6g}, beyond the largest {self.low.short_name()} "
                 f"{highest:.6g}; build with --precision bf16 or fp32"
             )
 
     def _cast(self, array: Array) -> Array:
-        clipped = np.clip(array.astype(np.float32), float(self.low.min), float(self.low.max))
-        return clipped.astype(self.low.numpy())
+        lowest = mask_fill(self.low) if _is_mask_fill(array) else float(self.low.min)
+        return np.clip(array.astype(np.float32), lowest, -lowest).astype(self.low.numpy())
+
+
+def _is_mask_fill(array: Array) -> bool:
+    return array.size == 1 and bool(np.abs(array).max() >= _MASK_FILL)
