@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.text.encoder import TextEncoder
+from ..engines.text.encoder import TextEncoder, TruncationWarning
 from ..engines.text.task import TaskSpec
 from ..errors import VerificationError
-from ..graph.tensors import Array, Feeds, TensorSpec
+from ..graph.tensors import Array, Feeds, ShapeProfile, TensorSpec
 from ..passes.presets import Precision
 
 TEXTS = (
@@ -70,8 +71,8 @@ class Verdict:
         target: the target.
         precision: what it was held to, see `GATES`.
         subject: what ran: the engine, or the graph it was built from when the engine cannot run.
-        passed: None when nothing of the target can run on this machine.
-        reason: why it did not pass or was not run; None when it passed.
+        passed: whether the answers stay within the gate.
+        reason: why it did not pass; None when it passed.
         max_abs: largest absolute difference.
         relative: relative Frobenius error.
         cosine_mean: mean cosine of output vectors.
@@ -82,13 +83,13 @@ class Verdict:
     target: str
     precision: Precision
     subject: str
-    passed: bool | None
-    reason: str | None = None
-    max_abs: float | None = None
-    relative: float | None = None
-    cosine_mean: float | None = None
-    cosine_min: float | None = None
-    texts: int = 0
+    passed: bool
+    reason: str | None
+    max_abs: float
+    relative: float
+    cosine_mean: float
+    cosine_min: float
+    texts: int
 
 
 class Proof:
@@ -98,7 +99,7 @@ class Proof:
         reference: the PyTorch model.
         tokenizer: tokenizer.json.
         spec: the task.
-        max_sequence: longest sequence the engines accept.
+        profile: sizes the engines were built for.
         outputs: the model's outputs.
     """
 
@@ -107,11 +108,11 @@ class Proof:
         reference: Runnable,
         tokenizer: Path,
         spec: TaskSpec,
-        max_sequence: int,
+        profile: ShapeProfile,
         outputs: Sequence[TensorSpec],
     ) -> None:
         self._outputs = tuple(outputs)
-        self._feeds = _feeds(tokenizer, spec, max_sequence)
+        self._feeds = _feeds(tokenizer, spec, profile)
         self._expected = [reference.run(feeds) for feeds in self._feeds]
 
     def examine(
@@ -175,18 +176,21 @@ class _Difference:
     cosines: NDArray[np.float64]
 
 
-def _feeds(tokenizer: Path, spec: TaskSpec, max_sequence: int) -> list[dict[str, Array]]:
-    """Each text alone where it matters (shortest, longest), and all in one padded batch."""
-    import warnings
-
-    from ..engines.text.encoder import TruncationWarning
-
-    encoder = TextEncoder(tokenizer, spec, max_sequence)
+def _feeds(tokenizer: Path, spec: TaskSpec, profile: ShapeProfile) -> list[dict[str, Array]]:
+    """The shortest and the longest text alone, and all of them in padded batches."""
+    least, _, most = profile.axes["batch"]
+    shortest, _, longest = profile.axes["sequence"]
+    encoder = TextEncoder(tokenizer, spec, longest)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # the last text is there to be cut
         encoded = encoder.encode(list(TEXTS))
     every = np.arange(len(TEXTS))
-    return [encoder.feeds(encoded, rows) for rows in (every[:1], every[-1:], every[:-1])]
+    together = [every[start : start + most] for start in range(0, len(TEXTS) - 1, most)]
+    # An engine with a least batch gets rows more than once.
+    rows = [
+        np.resize(chosen, max(least, len(chosen))) for chosen in (every[:1], every[-1:], *together)
+    ]
+    return [encoder.feeds(encoded, chosen, min_sequence=shortest) for chosen in rows]
 
 
 def _real_positions(spec: TensorSpec, feeds: Feeds) -> NDArray[np.float64]:

@@ -71,9 +71,8 @@ def make_report(
 
 
 def has_passed(verdicts: Sequence[Verdict], lost: Mapping[str, Sequence[str]]) -> bool:
-    """True when nothing that was examined failed and no engine lost a fusion or a precision."""
-    examined = [verdict.passed for verdict in verdicts if verdict.passed is not None]
-    return bool(examined) and all(examined) and not any(lost.values())
+    """True when every target passed and no engine lost a fusion or a precision."""
+    return all(verdict.passed for verdict in verdicts) and not any(lost.values())
 
 
 def stage_facts(record: StageRecord) -> dict[str, Any]:

@@ -98,14 +98,12 @@ def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object,
         round(entry["bytes"] / 1e6, 1),
         fused,
         _answers(verdict),
-        None if verdict["cosine_min"] is None else round(verdict["cosine_min"], 7),
-        None if verdict["max_abs"] is None else f"{verdict['max_abs']:.1e}",
+        round(verdict["cosine_min"], 7),
+        f"{verdict['max_abs']:.1e}",
     )
 
 
 def _answers(verdict: Mapping[str, Any]) -> str:
-    if verdict["passed"] is None:
-        return "not run"
     if not verdict["passed"]:
         return f"NO: {verdict['reason']}"
     return "yes" if verdict["subject"] == "engine" else "its graph does"

@@ -1,0 +1,255 @@
+"""The stages of one build, in order, as methods of one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..calibration.session import GraphSession
+from ..engines import host
+from ..engines.base import BuildConfig, EngineArtifact, LoadOptions
+from ..engines.bundle import SOURCE, BundleWriter
+from ..engines.manifest import Manifest, ModelId, TargetEntry
+from ..engines.strict_json import canonical_json
+from ..engines.targets import backend
+from ..engines.text.task import TASK_FILE, TaskSpec
+from ..errors import BuildError
+from ..graph.model import Graph
+from ..graph.tensors import ShapeProfile
+from ..passes.pipeline import PassPipeline
+from ..passes.presets import CANONICAL, lowering
+from .audit import lost_fusions
+from .check_pass import NumberCheck
+from .export import Exported, export
+from .pipeline import REPORT
+from .precision import Assignment
+from .progress import Journal
+from .proof import Proof, Verdict
+from .quantize import Quantized, quantize
+from .recipe import Recipe, Request
+from .report import make_report
+from .source import ModelSource
+from .widen import widen_bfloat16
+
+TOKENIZER, CALIBRATION = "tokenizer.json", "calibration.json"
+_DEFAULT_BATCH = (1, 8, 64)
+_DEFAULT_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One target: the graph it was lowered to and what its backend made of it."""
+
+    target: str
+    graph: Graph
+    artifact: EngineArtifact
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build in progress; every method is a stage."""
+
+    request: Request
+    source: ModelSource
+    recipe: Recipe
+    assignment: Assignment
+    journal: Journal
+    writer: BundleWriter
+
+    def run(self) -> dict[str, Any]:
+        """All stages in order; returns the report."""
+        exported = self._export()
+        spec = exported.task_spec
+        canonical = self._canonicalise(exported)
+        quantized = self._quantize(canonical, spec)
+        profile = self._profile(spec)
+        built = [
+            self._target(target, canonical, quantized, profile)
+            for target in self.assignment.precisions
+        ]
+        verdicts = self._prove(exported, built, profile)
+        report = make_report(
+            source=self.source,
+            task=spec.task,
+            canonical=canonical,
+            records=self.journal.records,
+            notes=self.journal.notes,
+            quantized=quantized,
+            artifacts={item.target: item.artifact for item in built},
+            precisions=self.assignment.precisions,
+            verdicts=verdicts,
+            lost={item.target: item.lost for item in built},
+        )
+        self._commit(spec, quantized, built, profile, report)
+        return report
+
+    def _export(self) -> Exported:
+        with self.journal.stage("export"):
+            exported = export(self.source, self.request.task)
+            self.writer.add(TOKENIZER, exported.tokenizer)
+            self.writer.add(TASK_FILE, exported.task_spec.to_json())
+        self.journal.records += exported.graph.history
+        for record in exported.graph.history:
+            for refusal in record.refusals:
+                self.journal.note(f"{refusal.rule}: {refusal.reason}")
+        return exported
+
+    def _canonicalise(self, exported: Exported) -> Graph:
+        with self.journal.stage("canonicalise"):
+            check = NumberCheck(exported.graph, threads=self.request.threads)
+            pipeline = PassPipeline(CANONICAL, check, self.journal.records.append)
+            canonical = pipeline.run(exported.graph)
+            canonical.save(self.writer.path(SOURCE))
+        self._report_rollbacks()
+        return canonical
+
+    def _report_rollbacks(self) -> None:
+        for record in self.journal.records:
+            if record.rolled_back is not None:
+                line = f"pass {record.stage} was rolled back: {record.rolled_back}"
+                if line not in self.journal.notes:
+                    self.journal.note(line)
+
+    def _quantize(self, canonical: Graph, spec: TaskSpec) -> Quantized | None:
+        if "int8" not in self.assignment.precisions.values():
+            return None
+        tokenizer = self.writer.path(TOKENIZER)
+        quantized = quantize(
+            canonical,
+            tokenizer,
+            spec,
+            self.request.texts,
+            self.journal,
+            threads=self.request.threads,
+        )
+        quantized.table.save(self.writer.path(CALIBRATION))
+        return quantized
+
+    def _profile(self, spec: TaskSpec) -> ShapeProfile:
+        longest = spec.max_tokens
+        if self.request.shapes is None:
+            best = min(_DEFAULT_LENGTH, longest)
+            return ShapeProfile({"batch": _DEFAULT_BATCH, "sequence": (1, best, longest)})
+        profile = ShapeProfile.parse(self.request.shapes)
+        if set(profile.axes) != {"batch", "sequence"}:
+            raise BuildError(
+                f"shapes {self.request.shapes!r}: expected the axes batch and sequence, got "
+                f"{', '.join(profile.axes)}; for example batch=1:8:64,sequence=1:128:{longest}"
+            )
+        if profile.axes["sequence"][2] > longest:
+            raise BuildError(
+                f"shapes {self.request.shapes!r}: a sequence of {profile.axes['sequence'][2]} is "
+                f"more than the {longest} tokens the model takes"
+            )
+        return profile
+
+    def _target(
+        self, target: str, canonical: Graph, quantized: Quantized | None, profile: ShapeProfile
+    ) -> _Built:
+        precision = self.assignment.precisions[target]
+        plan = None
+        graph = canonical
+        if precision == "int8":
+            assert quantized is not None
+            graph, plan = quantized.graph, quantized.plan
+        with self.journal.stage(f"build {target} {precision}"):
+            passes = lowering(target, precision, uint8_activations=has_vnni())
+            check = NumberCheck(graph, None if plan is None else canonical, self.request.threads)
+            graph = PassPipeline(passes, check, self.journal.records.append).run(graph)
+            config = BuildConfig(
+                profile=profile,
+                compute_capabilities=self.request.compute_capabilities,
+                threads=self.request.threads,
+            )
+            artifact = backend(target).build(graph, config, self.writer.folder(target))
+        self._report_rollbacks()
+        nodes = len(graph.model.graph)
+        self.journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
+        return _Built(target, graph, artifact, lost_fusions(graph, plan, artifact))
+
+    def _prove(
+        self, exported: Exported, built: list[_Built], profile: ShapeProfile
+    ) -> list[Verdict]:
+        with self.journal.stage("prove"):
+            proof = Proof(
+                exported.reference,
+                self.writer.path(TOKENIZER),
+                exported.task_spec,
+                profile,
+                exported.graph.outputs,
+            )
+            return [self._examine(proof, item) for item in built]
+
+    def _examine(self, proof: Proof, item: _Built) -> Verdict:
+        """Run the engine where it runs here, else the very graph it was built from."""
+        target, precision = item.target, self.assignment.precisions[item.target]
+        blocker = backend(target).run_blocker()
+        if blocker is None:
+            options = LoadOptions(threads=self.request.threads)
+            with backend(target).load(self.writer.folder(target), options) as engine:
+                return proof.examine(target, precision, engine, "engine")
+        graph, subject = item.graph, "its graph was run with ONNX Runtime on the CPU"
+        if precision == "bf16":
+            graph, subject = widen_bfloat16(graph), f"{subject} in float32 with bfloat16 weights"
+        self.journal.note(
+            f"{target}: the engine was not run ({blocker}); its kernels were audited and {subject} "
+            "instead"
+        )
+        with GraphSession(graph, threads=self.request.threads) as session:
+            return proof.examine(target, precision, session, subject)
+
+    def _commit(
+        self,
+        spec: TaskSpec,
+        quantized: Quantized | None,
+        built: list[_Built],
+        profile: ShapeProfile,
+        report: dict[str, Any],
+    ) -> None:
+        with self.journal.stage("write"):
+            self.writer.add(REPORT, canonical_json(report))
+            self.writer.commit(self._manifest(spec, quantized, built, profile, report))
+
+    def _manifest(
+        self,
+        spec: TaskSpec,
+        quantized: Quantized | None,
+        built: list[_Built],
+        profile: ShapeProfile,
+        report: Mapping[str, Any],
+    ) -> Manifest:
+        verdict = report["verification"]
+        return Manifest(
+            model=ModelId(**self.recipe["model"]),
+            weights=self.source.weights,
+            task=spec.task,
+            recipe=self.recipe,
+            passes={
+                item.target: tuple(record.stage for record in item.graph.history) for item in built
+            },
+            targets={item.target: self._entry(item, profile) for item in built},
+            verification={"passed": verdict["passed"], "targets": verdict["targets"]},
+            calibration=None if quantized is None else quantized.table.data_digest,
+        )
+
+    def _entry(self, item: _Built, profile: ShapeProfile) -> TargetEntry:
+        return TargetEntry(
+            precision=self.assignment.precisions[item.target],
+            folder=item.target,
+            versions=host.package_versions(_packages(item.target)),
+            compute_capabilities=tuple(item.artifact.facts.get("compute_capabilities", ())),
+            profile=dict(profile.axes),
+        )
+
+
+def _packages(target: str) -> tuple[str, ...]:
+    if target in ("tensorrt", "tensorrt-rtx"):
+        return (target,)
+    return ("onnxruntime", "onnxruntime-gpu")
+
+
+def has_vnni() -> bool:
+    """Whether this CPU multiplies uint8 by int8 without saturating in between."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(host.cpu().flags)
