@@ -77,6 +77,4 @@ class InferShapes(Pass):
 
 
 def _typing(model: ir.Model) -> list[tuple[str, str]]:
-    return [
-        (str(value.type), str(value.shape)) for node in model.graph for value in node.outputs
-    ]
+    return [(str(value.type), str(value.shape)) for node in model.graph for value in node.outputs]
