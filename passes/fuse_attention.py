@@ -17,17 +17,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
 from .constants import (
+    initializer,
     insert_before,
     int_attribute,
     ints_attribute,
     producer,
     replace_value,
     scalar_of,
+    static_dim,
 )
 from .rewrite import remove_dead
 
@@ -103,10 +106,27 @@ def _match(node: ir.Node) -> _Attention:
     transposed, key_scale = _strip_scale(_required(product.inputs[1]))
     key, is_bshd = _untranspose(transposed)
     value = _required(node.inputs[1])
+    _check_shapes(query, key, value, mask, head_axis=2 if is_bshd else 1)
+    scale *= query_scale * key_scale
+    if scale <= 0:
+        raise _Miss(f"the scale is {scale:g}, expected a positive one")
+    return _Attention(query, key, is_bshd, value, mask, scale)
+
+
+def _check_shapes(
+    query: ir.Value, key: ir.Value, value: ir.Value, mask: ir.Value | None, head_axis: int
+) -> None:
     for name, tensor in (("Q", query), ("K", key), ("V", value)):
         if tensor.shape is None or len(tensor.shape) != 4:
             raise _Miss(f"{name} has shape {tensor.shape}, expected 4 dimensions")
-    return _Attention(query, key, is_bshd, value, mask, scale * query_scale * key_scale)
+    if mask is not None and (mask.shape is None or not 2 <= len(mask.shape) <= 4):
+        raise _Miss(f"the mask has shape {mask.shape}, expected 2 to 4 dimensions")
+    # MatMul broadcasts a batch or a head of 1, Attention does not.
+    for tensor, axes in ((key, (0, head_axis)), (value, (0, 1))):
+        for axis, wanted in zip(axes, (0, 1), strict=True):
+            ours, theirs = static_dim(tensor, axis), static_dim(query, wanted)
+            if (ours == 1 or theirs == 1) and ours != theirs:
+                raise _Miss(f"Q has shape {query.shape}, but K or V has {tensor.shape}")
 
 
 def _required(value: ir.Value | None) -> ir.Value:
@@ -145,7 +165,7 @@ def _strip_scale(value: ir.Value) -> tuple[ir.Value, float]:
         return value, 1.0
     left, right = _required(node.inputs[0]), _required(node.inputs[1])
     factor = scalar_of(right)
-    if factor is not None:
+    if factor is not None and (node.op_type == "Mul" or factor != 0):
         return left, factor if node.op_type == "Mul" else 1.0 / factor
     factor = scalar_of(left) if node.op_type == "Mul" else None
     return (right, factor) if factor is not None else (value, 1.0)
@@ -174,10 +194,16 @@ def _untranspose_through_3d(outer: ir.Node, transposed: ir.Value) -> ir.Value:
     flat = inner.outputs[0].shape
     if key.shape is None or transposed.shape is None or flat is None:
         raise _Miss(f"the shapes around {outer.name!r} are unknown")
+    if any(_is_unknown(dim) for dim in (*key.shape, *transposed.shape, *flat[1:])):
+        raise _Miss(f"the sizes around {outer.name!r} are unknown")
     wanted = [key.shape[0], key.shape[1], key.shape[3], key.shape[2]]
     if list(transposed.shape) != wanted or list(flat[1:]) != list(key.shape[2:]):
         raise _Miss(f"{outer.name!r} reshapes K {key.shape} through {flat} into {transposed.shape}")
     return key
+
+
+def _is_unknown(dim: int | ir.SymbolicDim) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is None
 
 
 def _replace(node: ir.Node, match: _Attention) -> None:
@@ -189,8 +215,30 @@ def _replace(node: ir.Node, match: _Attention) -> None:
         assert shape is not None
         key.shape = ir.Shape([shape[0], shape[2], shape[1], shape[3]])
         key.type = match.key.type
-    inputs = [match.query, key, match.value, *([] if match.mask is None else [match.mask])]
+    inputs = [match.query, key, match.value]
+    if match.mask is not None:
+        inputs.append(_expanded(node, match.mask, match.query, tape))
     fused = tape.op("Attention", inputs, {"scale": float(match.scale), "is_causal": 0})
     insert_before(node, tape.nodes)
     replace_value(node.outputs[0], fused)
     remove_dead(node)
+
+
+def _expanded(node: ir.Node, mask: ir.Value, query: ir.Value, tape: ir.tape.Tape) -> ir.Value:
+    """The mask with a row a query: ONNX Runtime 1.31 broadcasts batch and heads alone."""
+    assert mask.shape is not None
+    assert query.shape is not None
+    assert node.graph is not None
+    rank, queries = len(mask.shape), query.shape[2]
+    if mask.shape[rank - 2] != 1 or queries == 1:
+        return mask
+    # Self-attention: the mask tells its own length, so masks of all layers stay equal.
+    read, axis = (mask, rank - 1) if mask.shape[rank - 1] == queries else (query, 2)
+    ones = initializer(node.graph, "mask_ones", np.ones(rank - 2, np.int64))
+    one = initializer(node.graph, "mask_one", np.ones(1, np.int64))
+    length = tape.op("Shape", [read], {"start": axis, "end": axis + 1})
+    target = tape.op("Concat", [ones, length, one], {"axis": 0})
+    full = tape.op("Expand", [mask, target])
+    full.type = mask.type
+    full.shape = ir.Shape([*mask.shape[: rank - 2], queries, mask.shape[rank - 1]])
+    return full
