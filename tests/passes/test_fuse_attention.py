@@ -1,0 +1,365 @@
+"""Attention in every spelling exporters use becomes one operator; lookalikes are left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from fuselage.passes.clean_up import InferShapes
+from fuselage.passes.fuse_attention import FuseAttention
+
+SCALE = 0.25  # 1 / sqrt(16)
+CONSTANTS = {
+    "one": np.float32(1),
+    "fill": np.float32(-1e30),
+    "axes": np.array([1, 2], np.int64),
+    "root": np.float32(SCALE**0.5),
+    "scale": np.float32(SCALE),
+    "four": np.full((1, 1, 1, 1), 1 / SCALE, np.float32),
+    "half": np.float32(0.5),
+    "negative": np.float32(-SCALE),
+    "none": np.float32(0),
+    "minus": np.array([-1], np.int64),
+    "two": np.array([2], np.int64),
+    "width": np.array([16], np.int64),
+    "row": np.ones(4, np.float32),
+    "table": np.ones((1, 2, 1, 1), np.float32),
+}
+
+# [batch, 1, s, s], additive; a real padding mask, as the exporters leave it.
+MASK = """
+    shown = Cast<to = 1>(padding)
+    hidden = Sub(one, shown)
+    dropped = Mul(hidden, fill)
+    row4 = Unsqueeze(dropped, axes)
+    mask = Add(row4, zeros)
+"""
+SDPA = """
+    qs = Mul(q, root)
+    kt = Transpose<perm = [0, 1, 3, 2]>(k)
+    ks = Mul(kt, root)
+    scores = MatMul(qs, ks)
+    shifted = Add(scores, mask)
+    p = Softmax<axis = -1>(shifted)
+    nan = IsNaN(p)
+    guarded = Where(nan, none, p)
+    y = MatMul(guarded, v)
+"""
+THROUGH_3D = """
+    qs = Mul(q, root)
+    b = Shape<start = 0, end = 2>(k)
+    s = Shape<start = 2, end = 3>(k)
+    to3 = Concat<axis = 0>(minus, s, width)
+    k3 = Reshape(k, to3)
+    t3 = Transpose<perm = [0, 2, 1]>(k3)
+    to4 = Concat<axis = 0>(b, width, s)
+    kt = Reshape(t3, to4)
+    ks = Mul(kt, root)
+    scores = MatMul(qs, ks)
+    shifted = Add(scores, mask)
+    p = Softmax<axis = -1>(shifted)
+    y = MatMul(p, v)
+"""
+EAGER = """
+    kt = Transpose<perm = [0, 2, 3, 1]>(kb)
+    raw = MatMul(q, kt)
+    scores = Mul(raw, scale)
+    shifted = Add(scores, mask)
+    p = Softmax<axis = 3>(shifted)
+    y = MatMul(p, v)
+"""
+
+
+def swapped(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+SPELLINGS = {
+    "sdpa": MASK + SDPA,
+    "through 3-D": MASK + THROUGH_3D,
+    "eager": MASK + EAGER,
+    "scale left": MASK + swapped(EAGER, "Mul(raw, scale)", "Mul(scale, raw)"),
+    "division": MASK + swapped(EAGER, "Mul(raw, scale)", "Div(raw, four)"),
+    "mask left": MASK + swapped(EAGER, "Add(scores, mask)", "Add(mask, scores)"),
+    "no mask": swapped(EAGER, "    shifted = Add(scores, mask)\n", "").replace(
+        "(shifted)", "(scores)"
+    ),
+    "no scale, no mask": """
+        kt = Transpose<perm = [0, 1, 3, 2]>(k)
+        scores = MatMul(q, kt)
+        p = Softmax(scores)
+        y = MatMul(p, v)
+    """,
+    "scale on K before the transposition is its own node": """
+        ks = Mul(k, scale)
+        kt = Transpose<perm = [0, 1, 3, 2]>(ks)
+        scores = MatMul(q, kt)
+        p = Softmax(scores)
+        y = MatMul(p, v)
+    """,
+    "scales everywhere": MASK
+    + swapped(
+        swapped(SDPA, "MatMul(qs, ks)", "MatMul(qs, ks)\n scaled = Div(scores, half)"),
+        "Add(scores, mask)",
+        "Add(scaled, mask)",
+    ),
+}
+FACTORS = {"no scale, no mask": 1.0, "scales everywhere": SCALE / 0.5} | {
+    "scale on K before the transposition is its own node": 1.0
+}
+
+
+@pytest.fixture
+def build(parse: Any) -> Any:
+    """build(body): q, k, v [batch, 2, s, 16], kb [batch, s, 2, 16], padding; shapes inferred."""
+
+    def make(body: str, v: str = "batch, 2, s, 16", k: str = "batch, 2, s, 16") -> ir.Model:
+        inputs = f"""float[batch, 2, s, 16] q, float[{k}] k, float[batch, s, 2, 16] kb,
+            float[{v}] v, int64[batch, s] padding, float[1, 1, s, 1] zeros,
+            float[1, 2, s, s] bias"""
+        model = parse(
+            f"attention ({inputs}) => (float[batch, 2, s, o] y) {{ {body} }}", **CONSTANTS
+        )
+        InferShapes()(model)
+        return model  # type: ignore[no-any-return]
+
+    return make
+
+
+def feeds(batch: int, s: int) -> dict[str, Any]:
+    random = np.random.default_rng(batch * 10 + s)
+    keys = random.normal(0, 1, (batch, 2, s, 16)).astype(np.float32)
+    lengths = s - np.arange(batch) % s
+    return {
+        "q": random.normal(0, 1, keys.shape).astype(np.float32),
+        "k": keys,
+        "kb": np.ascontiguousarray(keys.transpose(0, 2, 1, 3)),
+        "v": random.normal(0, 1, keys.shape).astype(np.float32),
+        "padding": (np.arange(s) < lengths[:, None]).astype(np.int64),
+        "zeros": np.zeros((1, 1, s, 1), np.float32),
+        "bias": random.normal(0, 1, (1, 2, s, s)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_becomes_attention(
+    build: Any, apply: Any, same_numbers: Any, name: str
+) -> None:
+    model = build(SPELLINGS[name])
+    after, outcome = apply(FuseAttention(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    kinds = [node.op_type for node in after.graph]
+    assert kinds.count("Attention") == 1
+    assert not {"Softmax", "MatMul", "IsNaN"} & set(kinds)
+    fused = next(node for node in after.graph if node.op_type == "Attention")
+    assert fused.attributes["scale"].as_float() == pytest.approx(FACTORS.get(name, SCALE))
+    assert fused.attributes["is_causal"].as_int() == 0
+    assert after.graph.outputs[0].name == "y"
+    same_numbers(model, after, feeds(3, 7), feeds(1, 1), atol=2e-6, rtol=1e-5)
+    again, second = apply(FuseAttention(), after)
+    assert not second.modified
+    assert [node.op_type for node in again.graph] == kinds
+
+
+REFUSED = {
+    "softmax over the queries": (
+        swapped(SDPA, "axis = -1", "axis = 2"),
+        "softmax is over axis 2, not the last of 4",
+    ),
+    "softmax over the heads": (
+        swapped(SDPA, "axis = -1", "axis = 1"),
+        "softmax is over axis 1, not the last of 4",
+    ),
+    "K not transposed": (
+        "scores = MatMul(q, square)\n p = Softmax(scores)\n y = MatMul(p, v)",
+        "K^T comes from the value 'square', not from a transposition of K",
+    ),
+    "K transposed in another way": (
+        "kt = Transpose<perm = [1, 0, 3, 2]>(k)\n scores = MatMul(q, kt)\n"
+        "p = Softmax(scores)\n y = MatMul(p, v)",
+        r"K\^T is Transpose with perm \[1, 0, 3, 2\]",
+    ),
+    "scores from elsewhere": (
+        "p = Softmax(bias)\n y = MatMul(p, v)",
+        r"the scores come from the value 'bias', not from MatMul\(Q, K\^T\)",
+    ),
+    "scores from a sum": (
+        "kt = Transpose<perm = [0, 1, 3, 2]>(k)\n raw = MatMul(q, kt)\n abs = Abs(raw)\n"
+        "p = Softmax(abs)\n y = MatMul(p, v)",
+        "the scores come from Abs 'n_abs'",
+    ),
+    "two products added": (
+        "kt = Transpose<perm = [0, 1, 3, 2]>(k)\n raw = MatMul(q, kt)\n other = MatMul(k, kt)\n"
+        "shifted = Add(raw, other)\n p = Softmax(shifted)\n y = MatMul(p, v)",
+        "cannot tell scores from mask at Add 'n_shifted'",
+    ),
+    "a bias and a mask": (
+        MASK
+        + swapped(EAGER, "Add(scores, mask)", "Add(biased, mask)").replace(
+            "    shifted", "    biased = Add(scores, bias)\n    shifted"
+        ),
+        "cannot tell scores from mask at Add 'n_shifted'",
+    ),
+    "the scale after the mask": (
+        MASK
+        + swapped(EAGER, "Softmax<axis = 3>(shifted)", "Softmax<axis = 3>(late)").replace(
+            "    p =", "    late = Mul(shifted, scale)\n    p ="
+        ),
+        "the scores come from Add 'n_shifted'",
+    ),
+    "a scale a head": (
+        swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Mul(raw, table)"),
+        "the scores come from Mul 'n_scores'",
+    ),
+    "a negative scale": (
+        swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Mul(raw, negative)"),
+        "the scale is -0.25, expected a positive one",
+    ),
+    "a scale of zero": (
+        swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Mul(raw, none)"),
+        "the scale is 0, expected a positive one",
+    ),
+    "a division by zero": (
+        swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Div(raw, none)"),
+        "the scores come from Div 'n_scores'",
+    ),
+    "a mask of one dimension": (
+        swapped(
+            SPELLINGS["no mask"], "Softmax<axis = 3>(scores)", "Softmax<axis = 3>(shifted)"
+        ).replace("    p =", "    shifted = Add(scores, one)\n    p ="),
+        r"the mask has shape \[\], expected 2 to 4 dimensions",
+    ),
+    "a guard that gives something else": (
+        MASK + swapped(SDPA, "Where(nan, none, p)", "Where(nan, half, p)"),
+        None,
+    ),
+    "a guard around another tensor": (
+        MASK + swapped(SDPA, "IsNaN(p)", "IsNaN(shifted)"),
+        None,
+    ),
+    "a reshape that swaps": (
+        MASK
+        + swapped(
+            THROUGH_3D, "Concat<axis = 0>(minus, s, width)", "Concat<axis = 0>(minus, width, s)"
+        ).replace("perm = [0, 2, 1]", "perm = [0, 1, 2]"),
+        "K\\^T comes from Reshape 'n_kt', not from a transposition of K",
+    ),
+    "a reshape of other rows": (
+        # Same sizes at the end, but rows of the 3-D form run over heads instead of positions.
+        "b = Shape<start = 0, end = 1>(k)\n s = Shape<start = 2, end = 3>(k)\n"
+        "to3 = Concat<axis = 0>(minus, two, width)\n k3 = Reshape(k, to3)\n"
+        "t3 = Transpose<perm = [0, 2, 1]>(k3)\n to4 = Concat<axis = 0>(b, two, width, s)\n"
+        "kt = Reshape(t3, to4)\n scores = MatMul(q, kt)\n p = Softmax(scores)\n y = MatMul(p, v)",
+        "'n_kt' reshapes K .* through .* into",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_lookalikes_are_refused_with_the_reason(build: Any, apply: Any, name: str) -> None:
+    body, reason = REFUSED[name]
+    body = MASK + body if "(scores, mask)" in body and "shown" not in body else body
+    square = "square" in body
+    model = build(body.replace("square", "k"), k="batch, 2, 16, s") if square else build(body)
+    if square:
+        reason = (reason or "").replace("square", "k").replace("^", r"\^")
+    after, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    assert "Attention" not in [node.op_type for node in after.graph]
+    if reason is None:  # not even a candidate
+        assert outcome.refusals == ()
+        return
+    (refusal,) = outcome.refusals
+    assert (refusal.rule, refusal.node) == ("fuse-attention", "n_y")
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(refusal.reason)
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "reason"),
+    [
+        ("1, 2, s, 16", "batch, 2, s, 16", r"Q has shape .*, but K or V has \[1,2,s,16\]"),
+        ("batch, 1, s, 16", "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
+        ("batch, 2, s, 16", "1, 2, s, 16", r"but K or V has \[1,2,s,16\]"),
+        ("batch, 2, s, 16", "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
+        ("batch, 2, s, 16", "2, s, 16", r"V has shape \[2,s,16\], expected 4 dimensions"),
+    ],
+)
+def test_broadcast_batches_and_heads_are_refused(
+    build: Any, apply: Any, k: str, v: str, reason: str
+) -> None:
+    model = build(SPELLINGS["no scale, no mask"], v=v, k=k)
+    _, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(outcome.refusals[0].reason)
+
+
+def test_reshapes_of_unknown_sizes_are_refused(build: Any, apply: Any) -> None:
+    model = build(MASK + THROUGH_3D)
+    for node in model.graph:
+        if node.op_type in ("Reshape", "Transpose"):
+            node.outputs[0].shape = ir.Shape([None] * len(node.outputs[0].shape or ()))
+    _, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    assert outcome.refusals[0].reason == "the sizes around 'n_kt' are unknown"
+
+
+@pytest.mark.parametrize("shape", ["batch, 1, 1, s", "1, 1, s", "1, s"])
+def test_a_mask_with_one_row_gets_a_row_a_query(
+    parse: Any, apply: Any, same_numbers: Any, shape: str
+) -> None:
+    model = parse(
+        f"""attention (float[batch, 2, s, 16] q, float[batch, 2, s, 16] k,
+            float[batch, 2, s, 16] v, float[{shape}] mask) => (float[batch, 2, s, 16] y)
+            {{ {SPELLINGS["no scale, no mask"]} }}""".replace(
+            "Softmax(scores)", "Softmax(shifted)"
+        ).replace("p = ", "shifted = Add(scores, mask)\n p = ")
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert outcome.rewrites == 1
+    assert [node.op_type for node in after.graph].count("Expand") == 1
+    for batch, s in ((3, 7), (1, 5), (1, 1)):
+        one = feeds(batch, s)
+        padding = one["padding"] if "batch" in shape else one["padding"][:1]
+        row = np.where(padding, 0, -1e30).astype(np.float32)
+        mask = row.reshape([*(1,) * shape.count(","), s] if "b" not in shape else (-1, 1, 1, s))
+        case = {name: one[name] for name in "qkv"} | {"mask": mask}
+        same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+def test_probabilities_that_others_read_stay(parse: Any, apply: Any, same_numbers: Any) -> None:
+    model = parse(
+        f"""attention (float[batch, 2, s, 16] q, float[batch, 2, s, 16] k,
+            float[batch, 2, s, 16] v) => (float[batch, 2, s, 16] y, float[batch, 2, s, s] p)
+            {{ {SPELLINGS["no scale, no mask"]} }}"""
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert outcome.rewrites == 1
+    case = {name: feeds(2, 5)[name] for name in "qkv"}
+    same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+def test_native_attention_is_no_candidate(parse: Any, apply: Any) -> None:
+    model = parse(
+        """attention (float[batch, 2, s, 16] q, float[batch, 2, s, 16] k, float[batch, 2, s, 16] v)
+        => (float[batch, 2, s, 16] y) { y = Attention(q, k, v) }"""
+    )
+    _, outcome = apply(FuseAttention(), model)
+    assert (outcome.modified, outcome.refusals) == (False, ())
+
+
+def test_older_opsets_are_refused(build: Any) -> None:
+    model = build(SPELLINGS["eager"])
+    model.opset_imports[""] = 22
+    with pytest.raises(ir.passes.PreconditionError) as caught:
+        FuseAttention()(model)
+    assert "emits operators of opset 23, but the graph imports opset 22" in str(
+        caught.value.__cause__
+    )
