@@ -11,6 +11,7 @@ from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.base import EXACT, Pass
 from .sampling import samples
+from .widen import widen_bfloat16
 
 _QUANTIZED_SLACK = 1.25
 """How much more noise than Q/DQ itself a 16-bit body may have. Its roundings differ from those of
@@ -70,7 +71,7 @@ class NumberCheck:
         return None
 
     def _outputs(self, graph: Graph) -> _Outputs:
-        with GraphSession(graph, threads=self._threads) as session:
+        with GraphSession(widen_bfloat16(graph), threads=self._threads) as session:
             return [session.run(feeds) for feeds in self._feeds]
 
 

@@ -165,6 +165,10 @@ class Build:
             )
             artifact = backend(target).build(graph, config, self.writer.folder(target))
         self._report_rollbacks()
+        decomposed = artifact.facts.get("decomposed_attention", ())
+        if decomposed:
+            reason = decomposed[0]["reason"]
+            self.journal.note(f"{target}: {len(decomposed)} attentions are not fused: {reason}")
         nodes = len(graph.model.graph)
         self.journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
         return _Built(target, graph, artifact, lost_fusions(graph, plan, artifact))
