@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import PassError
 from ..graph.history import Refusal
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
@@ -93,7 +92,7 @@ def _common_dtype(nodes: list[ir.Node], source: ir.Value, graph: ir.Graph) -> ir
     for node in nodes:
         query = node.inputs[0]
         if query is None or query.dtype is None or query.shape is None:
-            raise PassError(f"attention {node.name!r}: the query has no type; infer shapes first")
+            raise _Miss("the type of the queries is unknown; infer shapes first")
         length = query.shape[len(query.shape) - 2]
         unknown = isinstance(length, ir.SymbolicDim) and length.value is None
         if length != source.shape[1] and not (unknown and len(lengths) == 1):
