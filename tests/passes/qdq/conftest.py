@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from fuselage.passes.qdq.params import QuantParams
 from numpy.typing import NDArray
+
+from fuselage.passes.qdq.params import QuantParams
 
 Run = Callable[[ir.Model, Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 

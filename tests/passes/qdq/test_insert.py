@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from fuselage.errors import GraphError, OpsetError, PassError
 from fuselage.passes.qdq.insert import InsertQdq
 from fuselage.passes.qdq.lint import lint_qdq

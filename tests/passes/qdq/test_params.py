@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from fuselage.errors import CalibrationError
 from fuselage.passes.qdq.params import (
     SCALE_FLOOR,
@@ -10,9 +14,6 @@ from fuselage.passes.qdq.params import (
     quantize,
     weight_params,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 amax_values = st.floats(1e-4, 1e4)
 unit = hnp.arrays(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from fuselage.errors import PassError
 from fuselage.passes.qdq.policy import QuantPlan, QuantPolicy, find_linears
 
