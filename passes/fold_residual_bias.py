@@ -74,8 +74,10 @@ def _branch(residual: ir.Node) -> _Branch | str | None:
 def _with_readers(
     residual: ir.Node, add_bias: ir.Node, bias: Array, norm: ir.Node
 ) -> _Branch | str:
-    if len(norm.inputs) < 3 or array_of(norm.inputs[2]) is None:
-        return "the LayerNormalization has no constant bias"
+    beta = array_of(norm.inputs[2]) if len(norm.inputs) > 2 else None
+    if beta is None or beta.shape != bias.shape:
+        got = "no constant bias" if beta is None else f"a bias of shape {list(beta.shape)}"
+        return f"the LayerNormalization has {got}, expected {list(bias.shape)}"
     if norm.outputs[0].is_graph_output():
         return f"{norm.outputs[0].name!r} is a graph output"
     readers = []
@@ -85,13 +87,16 @@ def _with_readers(
         add = _affine_reader(use.node, use.idx)
         if add is None:
             return f"{use.node.op_type} {use.node.name!r} reads the residual too"
+        if add is add_bias:
+            return "the branch is one product of the residual, which would have to subtract itself"
         readers.append((use.node, add))
     return _Branch(add_bias, bias, norm, tuple(readers))
 
 
 def _affine_reader(node: ir.Node, index: int) -> ir.Node | None:
     """The bias Add behind ``MatMul(r, constant)``."""
-    if node.op_type != "MatMul" or index != 0 or array_of(node.inputs[1]) is None:
+    weight = array_of(node.inputs[1]) if node.op_type == "MatMul" and index == 0 else None
+    if weight is None or weight.ndim != 2:
         return None
     add = sole_consumer(node.outputs[0], "Add")
     bias = None if add is None else array_of(add.inputs[1])
