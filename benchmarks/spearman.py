@@ -2,9 +2,9 @@
 
     python benchmarks/spearman.py FILE.tsv BUNDLE [BUNDLE ...] [--target ort-cpu]
 
-FILE has one pair a line: score, text, text, separated by tabs (STS-B's form). Printed are Spearman's
-rank correlation x100 of the cosine similarities with the scores, and the drop against the first
-bundle. STS-B is not part of this project; its licence does not allow that.
+FILE has one pair a line: score, text, text, separated by tabs (STS-B's form). Printed are
+Spearman's rank correlation x100 of the cosine similarities with the scores, and the difference to
+the first bundle. STS-B is not part of this project; its licence does not allow that.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ class ConvertPrecision(Pass):
     dtype: Literal["float16", "bfloat16"] = "float16"
 
     @property
-    def tolerance(self) -> float | None:
-        """Relative error: 10 or 7 explicit bits; bfloat16 has no CPU kernels to check it with."""
-        return 2e-2 if self.dtype == "float16" else None
+    def tolerance(self) -> float:
+        """Relative error; float16 has 10 explicit bits, bfloat16 has 7."""
+        return 2e-2 if self.dtype == "float16" else 6e-2
 
     def call(self, model: ir.Model) -> PassResult:
         """Convert the main graph."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from fuselage.graph.model import Graph
 
 VOCABULARY = 64

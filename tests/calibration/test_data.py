@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from fuselage.calibration.data import CalibrationSet, default_corpus, tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fuselage.calibration.data import Batch
 from fuselage.calibration.quality import measure_quality
 from fuselage.errors import CalibrationError

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from fuselage.calibration import run
 from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.quality import measure_quality

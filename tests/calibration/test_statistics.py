@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fuselage.calibration.estimators import ESTIMATORS, AbsoluteMaximum
-from fuselage.calibration.statistics import TensorStatistics
-from fuselage.errors import CalibrationError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from fuselage.calibration.estimators import ESTIMATORS, AbsoluteMaximum
+from fuselage.calibration.statistics import TensorStatistics
+from fuselage.errors import CalibrationError
 
 parts = st.lists(
     hnp.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e6, 1e6, width=32)),

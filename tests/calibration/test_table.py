@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from fuselage.calibration.statistics import TensorStatistics
 from fuselage.calibration.table import CalibrationTable, TensorRange
 from fuselage.errors import CalibrationError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from fuselage.graph.model import Graph
 from onnx_ir.tape import Tape
+
+from fuselage.graph.model import Graph
 
 HIDDEN = 64
 

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-import fuselage.engines.tensorrt as package
 import pytest
+
+import fuselage.engines.tensorrt as package
 
 SOURCES = sorted(Path(package.__path__[0]).glob("*.py"))
 API: dict[str, dict[str, list[str]]] = json.loads(

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt import backend as backend_module
 from fuselage.engines.tensorrt.backend import TensorRtBackend

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
 from fuselage.engines.tensorrt.cuda import Cuda, PinnedMemory
 from fuselage.errors import DeviceError
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.engines.tensorrt.cuda import Cuda

@@ -6,6 +6,7 @@ from importlib.abc import MetaPathFinder
 from types import SimpleNamespace
 
 import pytest
+
 from fuselage.engines.tensorrt.flavour import (
     FLAVOURS,
     TENSORRT,

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.engines.tensorrt.cuda import Cuda

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
 from fuselage.engines.tensorrt.log import LogLines, make_logger
 from fuselage.engines.tensorrt.native_output import native_output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+
 from fuselage.engines.tensorrt.profiles import add_profile
 from fuselage.errors import BuildError
 from fuselage.graph.tensors import ShapeProfile, TensorSpec
