@@ -1,0 +1,163 @@
+"""Attention splits and merges the heads itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from fuselage.passes.clean_up import InferShapes
+from fuselage.passes.flatten_attention_heads import FlattenAttentionHeads
+
+INPUTS = "float[b, s, 8] q, float[b, t, 8] k, float[b, t, 8] v, float[b, 1, s, t] mask"
+SPLIT = "".join(
+    f"{name}4 = Reshape({name}, split)\n {name}h = Transpose<perm = [0, 2, 1, 3]>({name}4)\n"
+    for name in "qkv"
+)
+ATTEND = "a = Attention<scale = 0.3>(qh, kh, vh, mask)\n"
+MERGE = "at = Transpose<perm = [0, 2, 1, 3]>(a)\n y = Reshape(at, merge)\n"
+CONSTANTS = {
+    "split": np.array([0, 0, 2, 4]),
+    "split1": np.array([0, 0, 1, 4]),
+    "split4": np.array([0, 0, 4, 2]),
+    "merge": np.array([0, 0, 8]),
+    "merge2": np.array([0, -1, 16]),
+    "merged4": np.array([1, -1, 2, 4]),
+    "other": np.array([0, 2, -1, 4]),
+    "back": np.array([0, -1, 8]),
+    "flat": np.array([-1, 8]),
+}
+
+
+@pytest.fixture
+def build(parse: Any) -> Any:
+    def make(body: str, inputs: str = INPUTS, outputs: str = "float[b, s, 8] y") -> ir.Model:
+        model = parse(f"heads ({inputs}) => ({outputs}) {{ {body} }}", **CONSTANTS)
+        InferShapes()(model)
+        return model  # type: ignore[no-any-return]
+
+    return make
+
+
+def feeds(batch: int, s: int, t: int, kv: int = 8) -> dict[str, Any]:
+    random = np.random.default_rng(batch * 100 + s * 10 + t)
+    sizes = {"q": (batch, s, 8), "k": (batch, t, kv), "v": (batch, t, kv)}
+    made = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in sizes.items()}
+    keep = np.arange(t) < 1 + np.arange(batch)[:, None] % t
+    mask = np.where(keep, 0, -1e30).astype(np.float32)[:, None, None, :]
+    return made | {"mask": np.broadcast_to(mask, (batch, 1, s, t)).copy()}
+
+
+def test_heads_are_split_by_the_operator(build: Any, apply: Any, same_numbers: Any) -> None:
+    model = build(SPLIT + ATTEND + MERGE)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (node,) = after.graph
+    assert {name: attribute.value for name, attribute in node.attributes.items()} == {
+        "scale": pytest.approx(0.3),
+        "q_num_heads": 2,
+        "kv_num_heads": 2,
+    }
+    assert node.name == "n_a"
+    assert after.graph.outputs[0].name == "y"
+    same_numbers(model, after, feeds(3, 7, 7), feeds(2, 5, 3), feeds(1, 1, 1), atol=2e-6, rtol=1e-5)
+    _, second = apply(FlattenAttentionHeads(), after)
+    assert (second.modified, second.refusals) == (False, ())
+
+
+def test_fewer_key_heads_are_kept(build: Any, apply: Any, same_numbers: Any) -> None:
+    inputs = INPUTS.replace("[b, t, 8]", "[b, t, 4]")
+    body = SPLIT.replace("Reshape(k, split)", "Reshape(k, split1)").replace(
+        "Reshape(v, split)", "Reshape(v, split1)"
+    )
+    model = build(body + ATTEND + MERGE, inputs)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    attributes = after.graph[0].attributes
+    assert (attributes["q_num_heads"].as_int(), attributes["kv_num_heads"].as_int()) == (2, 1)
+    same_numbers(model, after, feeds(3, 5, 4, kv=4), atol=2e-6, rtol=1e-5)
+
+
+def swapped(old: str, new: str) -> str:
+    body = SPLIT + ATTEND + MERGE
+    assert old in body
+    return body.replace(old, new)
+
+
+REFUSED = {
+    "Q is not split": (
+        "qh = Reshape(q, other)\n" + swapped("qh = Transpose<perm = [0, 2, 1, 3]>(q4)\n", ""),
+        "Q: it is not a Transpose with perm [0, 2, 1, 3] of split heads",
+    ),
+    "K is transposed in another way": (
+        swapped(
+            "kh = Transpose<perm = [0, 2, 1, 3]>(k4)", "kh = Transpose<perm = [2, 0, 1, 3]>(k4)"
+        ),
+        "K: it is not a Transpose with perm [0, 2, 1, 3] of split heads",
+    ),
+    "V is split without a Reshape": (
+        swapped("v4 = Reshape(v, split)", "v5 = Reshape(v, split)\n v4 = Neg(v5)"),
+        "V: its heads are not split by a Reshape",
+    ),
+    "heads from two dimensions": (
+        "q2 = Reshape(q, flat)\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(q2, merged4)"),
+        "Q: Reshape 'n_q4' turns ",
+    ),
+    "K and V have other heads": (
+        swapped("v4 = Reshape(v, split)", "v4 = Reshape(v, split4)"),
+        "K has 2 heads and V has 4",
+    ),
+    "the output is read twice": (
+        swapped(
+            "y = Reshape(at, merge)",
+            "y0 = Reshape(at, merge)\n n = Neg(a)\n"
+            "nt = Transpose<perm = [0, 2, 1, 3]>(n)\n n3 = Reshape(nt, merge)\n"
+            "y = Add(y0, n3)",
+        ),
+        "its output is not read by one Transpose with perm [0, 2, 1, 3] alone",
+    ),
+    "the output is not transposed": (
+        swapped("at = Transpose<perm = [0, 2, 1, 3]>(a)", "at = Neg(a)"),
+        "its output is not read by one Transpose with perm [0, 2, 1, 3] alone",
+    ),
+    "the output is transposed in another way": (
+        swapped("at = Transpose<perm = [0, 2, 1, 3]>(a)", "at = Transpose<perm = [0, 1, 2, 3]>(a)"),
+        "its output is not read by one Transpose with perm [0, 2, 1, 3] alone",
+    ),
+    "heads are not merged": (
+        swapped("y = Reshape(at, merge)", "y0 = Neg(at)\n y = Reshape(y0, merge)"),
+        "its heads are not merged by one Reshape",
+    ),
+    "heads are merged into something else": (
+        swapped("y = Reshape(at, merge)", "y0 = Reshape(at, merge2)\n y = Reshape(y0, back)"),
+        "Reshape 'n_y0' turns ",
+    ),
+    "several outputs": (
+        swapped(
+            "a = Attention<scale = 0.3>(qh, kh, vh, mask)",
+            "a, pk, pv = Attention<scale = 0.3>(qh, kh, vh, mask)",
+        ),
+        "it has a key/value cache or several outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_reason(build: Any, apply: Any, name: str) -> None:
+    body, reason = REFUSED[name]
+    model = build(body)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert not outcome.modified
+    assert len(after.graph) == len(model.graph)
+    (refusal,) = outcome.refusals
+    assert (refusal.rule, refusal.node) == ("flatten-attention-heads", "n_a")
+    assert refusal.reason.startswith(reason)
+
+
+def test_an_output_of_the_graph_stays_four_dimensional(build: Any, apply: Any) -> None:
+    model = build(SPLIT + ATTEND + MERGE, outputs="float[b, s, 8] y, float[b, 2, s, 4] a")
+    _, outcome = apply(FlattenAttentionHeads(), model)
+    assert not outcome.modified
+    assert outcome.refusals[0].reason.startswith("its output is not read by one Transpose")
