@@ -58,13 +58,10 @@ class ConvertPrecision(Pass):
         """Convert the main graph."""
         low = ir.DataType.FLOAT16 if self.dtype == "float16" else ir.DataType.BFLOAT16
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        kept = _kept_nodes(model.graph)
+        casts = {node for node in model.graph if _is_boundary(node, low)}
+        kept = _kept_nodes(model.graph) - casts
         converter = _Converter(model.graph, low)
-        nodes = [
-            node
-            for node in model.graph
-            if node not in kept and _touches_float(node) and not _is_boundary(node, low)
-        ]
+        nodes = [node for node in model.graph if node not in kept | casts and _touches_float(node)]
         for node in nodes:
             converter.lower(node)
         for node in tuple(model.graph):
@@ -134,7 +131,11 @@ class _Converter:
 
     def _lower_attributes(self, node: ir.Node) -> None:
         for name in _DTYPE_ATTRIBUTES & node.attributes.keys():
-            if node.attributes[name].as_int() == ir.DataType.FLOAT:
+            if node.attributes[name].as_int() != ir.DataType.FLOAT:
+                continue
+            if name == "output_dtype":  # the scale says it; ONNX Runtime 1.31 mistypes the output
+                del node.attributes[name]
+            else:
                 node.attributes[name] = ir.AttrInt64(name, int(self.low))
         if node.op_type == "ConstantOfShape":
             given = node.attributes.get("value")
