@@ -25,10 +25,10 @@ class CleanUp(Pass):
     def call(self, model: ir.Model) -> PassResult:
         """Run the upstream passes in the order in which each feeds the next."""
         before = len(model.graph)
-        modified = False
-        for step in _steps():
-            modified |= step(model).modified
+        modified = _run(model, _lifting())
+        # Before sharing: c * x and x * c are one expression.
         moved = sum(_constant_right(node) for node in model.graph)
+        modified |= _run(model, _sharing())
         return PassResult(
             model,
             modified=modified or moved > 0,
@@ -36,12 +36,21 @@ class CleanUp(Pass):
         )
 
 
-def _steps() -> tuple[ir.passes.PassBase, ...]:
+def _run(model: ir.Model, steps: tuple[ir.passes.PassBase, ...]) -> bool:
+    return sum(step(model).modified for step in steps) > 0
+
+
+def _lifting() -> tuple[ir.passes.PassBase, ...]:
     return (
         common.InlinePass(),
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.IdentityEliminationPass(),
+    )
+
+
+def _sharing() -> tuple[ir.passes.PassBase, ...]:
+    return (
         common.RemoveUnusedNodesPass(),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
