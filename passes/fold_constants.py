@@ -78,9 +78,10 @@ def _evaluate(model: ir.Model, node: ir.Node) -> Array | None:
     try:
         run = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=model.ir_version))).run
         feeds = {value.name: array_of(value) for value in inputs}
-        return np.asarray(run(None, feeds)[0])
+        value = run(None, feeds)[0]
     except Exception:  # an operator the reference does not implement simply stays in the graph
         return None
     finally:
         for index in range(len(copy.inputs)):
             copy.replace_input_with(index, None)
+    return np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None  # no sequences

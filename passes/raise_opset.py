@@ -14,6 +14,8 @@ from .base import Pass, PassResult, result
 _CHANGED = {
     "GroupNormalization": 21,  # scale and bias became per channel instead of per group
     "AveragePool": 19,  # a pooling window that starts in the right padding is dropped
+    "DFT": 20,  # the axis became an input
+    "GridSample": 20,  # the modes were renamed
     "Resize": 19,  # a new keep_aspect_ratio_policy changes the default of sizes
 }
 
