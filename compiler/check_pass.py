@@ -49,6 +49,8 @@ class NumberCheck:
             got = self._outputs(graph)
         except CalibrationError as error:
             return f"the rewritten graph does not run: {error}"
+        if list(got[0]) != list(self._expected[0]):
+            return f"expected the outputs {list(self._expected[0])}, got {list(got[0])}"
         if step.tolerance <= EXACT:
             return self._difference(got, EXACT)
         if self._float is not None:
