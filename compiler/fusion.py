@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..graph.history import Refusal
-from ..graph.model import Graph
+
+if TYPE_CHECKING:
+    from ..graph.model import Graph
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from .packages import EXPORTING, require
 from .precision import assign
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
+from .report import REPORT, read_report
 from .source import resolve_model
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,6 @@ def run_build(
     if not report["verification"]["passed"]:
         raise VerificationError(_verdict_text(request.out, report))
     return Outcome(Bundle.open(request.out), reused=False, reasons=reasons, report=report)
-
-
-def read_report(bundle: Bundle) -> dict[str, Any]:
-    """The content of a bundle's ``report.json``."""
-    import json
-
-    content: dict[str, Any] = json.loads(bundle.path(REPORT).read_bytes())
-    return content
 
 
 def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import BuildError
-from ..passes.presets import Precision
+
+if TYPE_CHECKING:
+    # A build with nothing to do assigns precisions too, without onnx.
+    from ..passes.presets import Precision
 
 Asked = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 ASKED: tuple[Asked, ...] = ("auto", "fp32", "fp16", "bf16", "int8")

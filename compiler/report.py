@@ -5,21 +5,33 @@ The keys are an interface; docs/report.md lists them and a test holds them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engines import host
 from ..engines.base import EngineArtifact
+from ..engines.bundle import Bundle
 from ..graph.history import StageRecord
-from ..graph.model import Graph
-from ..passes.presets import Precision
 from .fusion import count_fusions
-from .proof import Verdict
-from .quantize import Quantized
 from .source import ModelSource
 
+if TYPE_CHECKING:
+    # Reading a report must not cost what making one does.
+    from ..graph.model import Graph
+    from ..passes.presets import Precision
+    from .proof import Verdict
+    from .quantize import Quantized
+
+REPORT = "report.json"
 SCHEMA = 1
+
+
+def read_report(bundle: Bundle) -> dict[str, Any]:
+    """The content of a bundle's ``report.json``."""
+    content: dict[str, Any] = json.loads(bundle.path(REPORT).read_bytes())
+    return content
 
 
 def make_report(

@@ -22,13 +22,12 @@ from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
 from .check_pass import NumberCheck
 from .export import Exported, export
-from .pipeline import REPORT
 from .precision import Assignment
 from .progress import Journal
 from .proof import Proof, Verdict
 from .quantize import Quantized, quantize
 from .recipe import Recipe, Request
-from .report import make_report
+from .report import REPORT, make_report
 from .source import ModelSource
 from .widen import widen_bfloat16
 

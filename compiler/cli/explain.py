@@ -40,7 +40,7 @@ def explain(
 
 def _of_bundle(path: Path) -> dict[str, Any]:
     from ...engines.bundle import Bundle
-    from ..pipeline import read_report
+    from ..report import read_report
 
     return read_report(Bundle.open(path))
 

@@ -15,7 +15,8 @@ import pytest
 
 import fuselage
 from fuselage.calibration.data import default_corpus
-from fuselage.compiler.pipeline import Outcome, read_report
+from fuselage.compiler.pipeline import Outcome
+from fuselage.compiler.report import read_report
 from fuselage.engines.base import BuildConfig
 from fuselage.engines.bundle import Bundle
 from fuselage.engines.targets import backend

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fuselage
-from fuselage.compiler.pipeline import read_report
+from fuselage.compiler.report import read_report
 from fuselage.engines.bundle import Bundle
 
 _BERT: Mapping[str, Any] = {
