@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +55,9 @@ class NumberCheck:
             return f"expected the outputs {list(self._expected[0])}, got {list(got[0])}"
         if step.tolerance <= EXACT:
             return self._difference(got, EXACT)
+        reason = self._difference(got, math.inf)  # shapes, dtypes and NaN
+        if reason is not None:
+            return reason
         if self._float is not None:
             noise, allowed = _noise(self._float, got), _noise(self._float, self._expected)
             limit = _QUANTIZED_SLACK * allowed + step.tolerance
