@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnx_ir as ir
@@ -72,6 +72,8 @@ class Graph:
         ir.save(
             self.model.clone(), path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES
         )
+        if data.exists() and not data.stat().st_size:
+            data.unlink()  # onnx_ir opens the file before it knows that nothing is large
         return (path, data) if data.exists() else (path,)
 
     def clone(self) -> Graph:
@@ -116,16 +118,24 @@ class Graph:
         )
 
     def digest(self) -> str:
-        """sha256 over structure and weights; equal graphs have equal digests."""
+        """sha256 over structure, opsets and weights; equal graphs have equal digests.
+
+        What shape inference adds to inner values does not count.
+        """
         sha = hashlib.sha256()
-        for value in (*self.model.graph.inputs, *self.model.graph.outputs):
-            sha.update(str(value).encode())
-        for node in self.model.graph:
-            sha.update(str(node).encode())
-        for name, value in sorted(self.model.graph.initializers.items()):
-            sha.update(name.encode())
-            if value.const_value is not None:
-                sha.update(np.ascontiguousarray(value.const_value.numpy()).view(np.uint8).data)
+        graph = self.model.graph
+        for value in (*graph.inputs, *graph.outputs):
+            sha.update(f"{value.name} {value.type} {value.shape}\n".encode())
+        sha.update(repr(sorted(self.model.opset_imports.items())).encode())
+        for part in (*graph, *self.model.functions.values()):
+            sha.update(ir.to_proto(part).SerializeToString(deterministic=True))
+        for name, value in sorted(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None:
+                sha.update(f"{name} without a value\n".encode())
+                continue
+            sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+            sha.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
         return sha.hexdigest()
 
     def _check_weights(self, path: Path) -> None:
@@ -133,6 +143,12 @@ class Graph:
             tensor = value.const_value
             if not isinstance(tensor, ir.ExternalTensor):
                 continue
+            place = PurePosixPath(tensor.location)
+            if place.is_absolute() or ".." in place.parts:
+                raise GraphError(
+                    f"{path}: initializer {name!r} lies in {tensor.location!r}, outside the folder "
+                    "of the model; expected a file beside it"
+                )
             file = Path(tensor.path)
             needed = (tensor.offset or 0) + tensor.nbytes
             held = file.stat().st_size if file.is_file() else -1
@@ -176,7 +192,7 @@ def reject_nan(model: ir.Model, origin: str) -> None:
         with np.errstate(all="ignore"):
             if np.isfinite(array.sum(dtype=np.float64)):
                 continue
-        bad = int(np.count_nonzero(~np.isfinite(array.astype(np.float32, copy=False))))
+        bad = int(np.count_nonzero(~np.isfinite(array)))
         if bad:
             raise GraphError(
                 f"{origin}: weight {name!r} {list(array.shape)} holds {bad} NaN or infinite values "

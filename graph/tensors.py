@@ -119,7 +119,13 @@ class ShapeProfile:
                     f"shape profile: expected AXIS=MIN:OPT:MAX[,...], got {part!r} in {text!r}; "
                     "for example batch=1:8:32,sequence=1:128:256"
                 ) from None
-            axes[name.strip()] = (low, best, high)
+            name = name.strip()
+            if not name or name in axes:
+                fault = f"names {name!r} twice" if name else f"names no axis in {part!r}"
+                raise FeedError(
+                    f"shape profile: expected one AXIS=MIN:OPT:MAX an axis; {text!r} {fault}"
+                )
+            axes[name] = (low, best, high)
         return cls(axes)
 
     def __str__(self) -> str:
