@@ -28,7 +28,6 @@ class FusionCount:
 
 _KINDS = {
     "attention": ("Attention", "fuse-attention"),
-    "attention_mask": ("Attention", "simplify-attention-mask"),
     "layer_norm": ("LayerNormalization", "fuse-layer-norm"),
     "gelu": ("Gelu", "fuse-gelu"),
 }
@@ -37,21 +36,36 @@ _KINDS = {
 def count_fusions(graph: Graph) -> dict[str, FusionCount]:
     """Fused and refused blocks by kind, from the operators present and the last refusals recorded.
 
-    ``attention_mask`` counts the attentions whose mask is the canonical padding mask.
+    ``attention_mask`` counts the attentions that have a mask, and those whose mask is the canonical
+    padding mask. A pass that was rolled back counts as one refusal, with the reason.
     """
-    counts = {}
     operators = graph.op_counts
+    counts = {"attention_mask": _count_masks(graph)}
     for kind, (operator, stage) in _KINDS.items():
         refused = _last_refusals(graph, stage)
         fused = operators.get(operator, 0)
-        if kind == "attention_mask":
-            fused -= len(refused)
         counts[kind] = FusionCount(fused + len(refused), fused, refused)
     return counts
 
 
+def _count_masks(graph: Graph) -> FusionCount:
+    from ..passes.padding_mask import padding_source
+
+    masks = [
+        node.inputs[3]
+        for node in graph.model.graph
+        if node.op_type == "Attention" and not node.domain and len(node.inputs) > 3
+    ]
+    present = [mask for mask in masks if mask is not None]
+    fused = sum(padding_source(mask) is not None for mask in present)
+    return FusionCount(len(present), fused, _last_refusals(graph, "simplify-attention-mask"))
+
+
 def _last_refusals(graph: Graph, stage: str) -> tuple[Refusal, ...]:
     for record in reversed(graph.history):
-        if record.stage.partition("(")[0] == stage:
-            return record.refusals
+        if record.stage.partition("(")[0] != stage:
+            continue
+        if record.rolled_back is not None:
+            return (Refusal(stage, "", f"rolled back: {record.rolled_back}"),)
+        return record.refusals
     return ()
