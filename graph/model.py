@@ -53,8 +53,12 @@ class Graph:
                 f"{path}: expected an ONNX graph with nodes and outputs, got {len(model.graph)} "
                 f"nodes and {len(model.graph.outputs)} outputs; is it an ONNX file at all?"
             )
+        parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for part in parts:
+            _check_order(part, frozenset(), path)
         graph = cls(model)
         graph._check_weights(path)
+        _read_small(model)
         return graph
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
@@ -139,8 +143,9 @@ class Graph:
         return sha.hexdigest()
 
     def _check_weights(self, path: Path) -> None:
-        for name, value in self.model.graph.initializers.items():
-            tensor = value.const_value
+        values = (v for graph in self.model.graphs() for v in graph.initializers.values())
+        for value in values:
+            name, tensor = value.name, value.const_value
             if not isinstance(tensor, ir.ExternalTensor):
                 continue
             place = PurePosixPath(tensor.location)
@@ -150,6 +155,11 @@ class Graph:
                     "of the model; expected a file beside it"
                 )
             file = Path(tensor.path)
+            if not file.resolve().is_relative_to(path.parent.resolve()):
+                raise GraphError(
+                    f"{path}: initializer {name!r} lies in {file.name!r}, a link out of the folder "
+                    "of the model; copy the file itself beside the model"
+                )
             needed = (tensor.offset or 0) + tensor.nbytes
             held = file.stat().st_size if file.is_file() else -1
             if held < needed:
@@ -157,6 +167,38 @@ class Graph:
                 raise GraphError(
                     f"{path}: initializer {name!r} needs {needed:,} bytes of {file.name}, which "
                     f"{found}; the model is truncated, copy both files again"
+                )
+
+
+def _check_order(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path: Path) -> None:
+    """Every node reads what inputs, initializers, outer graphs or nodes before it give."""
+    known = {*outer, *graph.inputs}
+    if isinstance(graph, ir.Graph):
+        known.update(graph.initializers.values())
+    for node in graph:
+        unknown = [value for value in node.inputs if value is not None and value not in known]
+        if unknown:
+            raise GraphError(
+                f"{path}: node {node.name!r} ({node.op_type}) reads {unknown[0].name!r}, which no "
+                "input, initializer or earlier node gives; the graph is broken, export it again"
+            )
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                _check_order(attribute.as_graph(), frozenset(known), path)
+        known.update(node.outputs)
+
+
+def _read_small(model: ir.Model) -> None:
+    """Read what is not worth a mapping, and weights of subgraphs, which builders take inline."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            if graph is not model.graph or tensor.nbytes <= _EXTERNAL_BYTES:
+                # A copy, because onnx_ir unmaps the file when it saves the model.
+                value.const_value = ir.Tensor(
+                    tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name
                 )
 
 
@@ -201,5 +243,7 @@ def reject_nan(model: ir.Model, origin: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # onnx_ir wraps the cause once a nesting
+        error = error.__cause__
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

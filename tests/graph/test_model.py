@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from fuselage.calibration.session import GraphSession
 from fuselage.errors import GraphError
 from fuselage.graph.history import StageRecord
 from fuselage.graph.model import Graph, reject_nan, tensor_spec
@@ -301,3 +302,72 @@ def test_opposite_infinities_do_not_cancel(build: Any) -> None:
 )
 def test_finite_weights_and_scalars_pass(build: Any, changed: dict[str, Any]) -> None:
     reject_nan(build(**changed).model, "m")
+
+
+# --- what a foreign file may hold
+
+
+@pytest.mark.parametrize(
+    ("nodes", "missing"),
+    [
+        ("a = Relu(b)  b = Neg(x)  y = Neg(a)", "b"),
+        ("a = Add(x, b)  b = Neg(a)  y = Neg(b)", "b"),
+        ("y = Add(x, nowhere)", "nowhere"),
+    ],
+    ids=["unsorted", "cycle", "undefined"],
+)
+def test_nodes_that_read_what_is_not_there_yet_are_refused(
+    nodes: str, missing: str, tmp_path: Path
+) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 23]>
+        f (float[4] x) => (float[4] y) {{ {nodes} }}"""
+    (tmp_path / "model.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(GraphError, match=rf"model.onnx: node .* reads '{missing}', which no input"):
+        Graph.load(tmp_path / "model.onnx")
+
+
+def test_subgraphs_may_read_what_surrounds_them(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+        f (bool c, float[4] x) => (float[4] y) {
+            outer = Neg(x)
+            y = If(c) <then_branch = t () => (float[4] a) { a = Relu(outer) },
+                       else_branch = e () => (float[4] b) { b = Abs(x) }>
+        }"""
+    (tmp_path / "model.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert Graph.load(tmp_path / "model.onnx").op_counts == {"Neg": 1, "If": 1}
+
+
+@pytest.mark.parametrize("size", [2, 256, 257])
+def test_a_loaded_graph_runs_wherever_its_small_weights_were(size: int, tmp_path: Path) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 23]>
+        f (float[{size}] x) => (float[{size}] y) {{ y = Add(x, b) }}"""
+    model = onnx.parser.parse_model(text)
+    bias = np.arange(size, dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(bias, "b"))
+    onnx.save_model(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0
+    )
+    graph = Graph.load(tmp_path / "m.onnx")
+    with GraphSession(graph, threads=1) as session:
+        answer = session.run({"x": np.ones(size, np.float32)})["y"]
+    np.testing.assert_array_equal(answer, bias + 1)
+    graph.save(tmp_path / "again.onnx")
+    assert Graph.load(tmp_path / "again.onnx").digest() == graph.digest()
+
+
+def test_a_link_to_weights_elsewhere_is_refused(graph: Graph, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    graph.save(tmp_path / "model" / "m.onnx")
+    weights = tmp_path / "model" / "m.weights"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GraphError, match=r"'w' lies in 'm.weights', a link out of the folder"):
+        Graph.load(tmp_path / "model" / "m.onnx")
+
+
+def test_an_unreadable_graph_says_the_innermost_cause(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+        f (float[4] x) => (float[4] y) { y = Neg(x)  y = Abs(x) }"""
+    (tmp_path / "model.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(GraphError, match="Output 'y' is redeclared"):
+        Graph.load(tmp_path / "model.onnx")
