@@ -111,9 +111,12 @@ class Bundle:
             BundleError: when the bundle lacks the target, or a file of it is damaged.
         """
         if target not in self.manifest.targets:
+            advice = f"build one with: fuselage build MODEL --out DIR --target {target}"
+            if target not in TARGETS:
+                advice = f"fuselage knows {', '.join(TARGETS)}"
             raise BundleError(
                 f"{self.root}: this bundle has no target {target!r}, it has "
-                f"{', '.join(self.targets)}; add it with: fuselage build --target {target}"
+                f"{', '.join(self.targets)}; {advice}"
             )
         name = self.manifest.targets[target].folder
         self._check(name)
@@ -178,6 +181,9 @@ class Bundle:
             if source is None:
                 raise
             engine = engines.load(folder, LoadOptions(threads=threads, source=source))
+        if self.checked and not self.manifest.verification["passed"]:
+            note = f"{self.root}: this bundle did not pass its verification, see report.json"
+            engine.notes = (note, *engine.notes)
         if not self.checked:
             note = f"{self.root}: opened without a manifest; nothing in it was checked"
             engine.notes = (note, *engine.notes)

@@ -138,14 +138,15 @@ class BundleWriter:
             return BundleError(f"{self.destination}: cannot write the bundle: {error}")
         held = _held_bytes(self._work.path) if self._work else 0
         return BundleError(
-            f"{self.destination}: the disk is full ({error.strerror}); with {held:,} bytes of the "
-            f"bundle in place, {shutil.disk_usage(where).free:,} bytes are free in {where}; "
-            "free some space or choose another folder. Nothing was left behind"
+            f"{self.destination}: the disk is full ({error.strerror or error}); with {held:,} "
+            f"bytes of the bundle in place, {shutil.disk_usage(where).free:,} bytes are free in "
+            f"{where}; free some space or choose another folder. Nothing was left behind"
         )
 
 
 def _is_full(error: OSError) -> bool:
-    return error.errno in _FULL
+    """Whether space ran out; numpy's tofile says "N requested and M written", without a number."""
+    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
 
 
 def _check_destination(destination: Path) -> None:

@@ -49,6 +49,10 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Feeds) -> dict[str, int]:
         FeedError: on missing or unknown names, another dtype or rank, a wrong static size, an
             empty axis, or two inputs that disagree about one dynamic axis.
     """
+    if not isinstance(feeds, Mapping):
+        raise FeedError(
+            f"feeds: expected a dict of input name to array, got {type(feeds).__name__}"
+        )
     wanted = {spec.name for spec in specs}
     if wanted != set(feeds):
         missing, unknown = sorted(wanted - set(feeds)), sorted(set(feeds) - wanted)

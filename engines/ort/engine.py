@@ -49,8 +49,7 @@ class OrtEngine(Engine):
         try:
             outputs = session.run(self._names, dict(feeds))
         except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
-            refused = type(error).__name__ == "InvalidArgument"
-            kind = FeedError if refused else DeviceError
+            kind = FeedError if _is_refusal(error) else DeviceError
             shapes = {name: list(array.shape) for name, array in feeds.items()}
             raise kind(f"{self.target}: {message(error)}; fed {shapes}") from error
         return dict(zip(self._names, outputs, strict=True))
@@ -58,3 +57,10 @@ class OrtEngine(Engine):
     def close(self) -> None:
         """Drop the session; ONNX Runtime frees it once running calls have returned."""
         self._session = None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the values or sizes that were fed are at fault, not the device."""
+    # Sizes that contradict the graph, such as a sequence beyond its positions, come as a
+    # RuntimeException of the broadcast.
+    return type(error).__name__ == "InvalidArgument" or "broadcast" in str(error).lower()

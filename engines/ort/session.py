@@ -18,6 +18,7 @@ from .. import host
 DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
 
 _SEVERITY_FATAL = 4
+_MOST_THREADS = 1024  # ONNX Runtime takes any number; 9,999 hang when the session is closed
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -71,7 +72,14 @@ def session_options(threads: int) -> Any:
 
     Args:
         threads: intra-op threads; 0 means the physical cores allowed to this process.
+
+    Raises:
+        DeviceError: when there are fewer than 0 threads or more than any machine has use for.
     """
+    if not 0 <= threads <= _MOST_THREADS:
+        raise DeviceError(
+            f"threads: expected 0 (all physical cores) to {_MOST_THREADS}, got {threads}"
+        )
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or host.physical_cores()

@@ -62,6 +62,12 @@ def test_unsound_feeds_are_named(changed: dict[str, Any], message: str) -> None:
         check_feeds(SPECS, feeds(**changed))
 
 
+@pytest.mark.parametrize("unsound", [None, [np.ones(1)]])
+def test_feeds_that_are_no_dict_are_refused(unsound: Any) -> None:
+    with pytest.raises(FeedError, match="expected a dict of input name to array, got"):
+        check_feeds(SPECS, unsound)
+
+
 # --- profiles
 
 names = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=8)

@@ -213,8 +213,12 @@ def test_names_the_bundle_lacks(folder: Path) -> None:
         bundle.path("report.html")
     with pytest.raises(BundleError, match="not a plain relative path"):
         bundle.path("../bundle/task.json")
-    with pytest.raises(BundleError, match="no target 'tensorrt', it has ort-cpu"):
+    with pytest.raises(
+        BundleError, match=r"no target 'tensorrt', it has ort-cpu; build one .* --target tensorrt"
+    ):
         bundle.engine("tensorrt")
+    with pytest.raises(BundleError, match=r"no target 'npu', it has ort-cpu; fuselage knows tens"):
+        bundle.engine("npu")
 
 
 def test_the_best_target_that_runs_is_taken_and_the_reason_noted(

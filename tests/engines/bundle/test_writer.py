@@ -381,3 +381,12 @@ def test_the_manifest_is_the_last_file_written(
         assert order[:3] == ["engine.json", "task.json", "manifest.json"]
         assert order[-1] == tmp_path.name
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["schema"] == 1
+
+
+def test_numpy_says_that_the_disk_is_full_without_a_number(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BundleError, match=r"the disk is full \(64 requested and 8 written\)"),
+        BundleWriter(tmp_path / "bundle"),
+    ):
+        raise OSError("64 requested and 8 written")
+    assert os.listdir(tmp_path) == []

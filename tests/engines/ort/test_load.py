@@ -290,3 +290,9 @@ def test_loading_imports_nothing_that_only_building_needs(folder: Path) -> None:
     )
     assert done.stdout.splitlines() == ["(2, 32)", "[]"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("threads", [-1, 1025])
+def test_absurd_numbers_of_threads_are_refused(folder: Path, threads: int) -> None:
+    with pytest.raises(DeviceError, match=rf"threads: expected 0 .* to 1024, got {threads}"):
+        OrtBackend("ort-cpu").load(folder, LoadOptions(threads=threads))
