@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from .sentence import SentenceModules, read_sentence_modules
 from .source import RANDOM_SEED, ModelSource
 from .task_spec import make_task_spec
 from .tasks import auto_class, is_base_task
+
+_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +144,19 @@ def _load(source: ModelSource, config: Any, task: Task) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except Exception as error:  # one boundary: transformers, safetensors and torch raise here
         raise ExportError(
             f"{source.id}: transformers cannot load it for the task {task!r}: {first_line(error)}"
         ) from error
+    if info["mismatched_keys"]:
+        name, held, wanted = min(info["mismatched_keys"])
+        raise ExportError(
+            f"{source.id}: config.json does not describe the weights: {name!r} is {list(held)} in "
+            f"the file and {list(wanted)} by config.json; get both from the same checkpoint"
+        )
+    _refuse_unread_layers(source, model, info["unexpected_keys"])
     missing = sorted(
         key for key in info["missing_keys"] if not (is_base_task(task) and "pooler." in key)
     )
@@ -156,6 +167,25 @@ def _load(source: ModelSource, config: Any, task: Task) -> Any:
             "choose another --task, or a checkpoint trained for this one"
         )
     return model
+
+
+def _refuse_unread_layers(source: ModelSource, model: Any, unread: Iterable[str]) -> None:
+    """Heads may stay unread; layers beyond those that config.json counts mean a wrong file."""
+    known = {_LAYER.sub(".*.", name) for name in model.state_dict()}
+    layers = sorted(name for name in unread if _LAYER.search(name) and _is_known(name, known))
+    if layers or getattr(model.config, "num_hidden_layers", 1) < 1:
+        found = f"{len(layers)} weights such as {layers[0]!r}" if layers else "no layer to fill"
+        raise ExportError(
+            f"{source.id}: config.json counts {model.config.num_hidden_layers} layers, which "
+            f"leaves {found}; get config.json and the weights from the same checkpoint"
+        )
+
+
+def _is_known(name: str, patterns: Set[str]) -> bool:
+    """Whether the model has the weight in another layer, with or without the name of the model."""
+    pattern = _LAYER.sub(".*.", name)
+    bare = pattern.partition(".")[2]
+    return pattern in patterns or bare in patterns
 
 
 def _random(config: Any, task: Task) -> Any:
@@ -190,5 +220,5 @@ def _tokenizer_json(tokenizer: Any) -> bytes:
 
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:240]}" if lines else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:240]}" if text else type(error).__name__

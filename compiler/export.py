@@ -56,13 +56,21 @@ class TorchReference:
 
         Raises:
             FeedError: when the feeds are not exactly the inputs.
+            ExportError: when the model cannot take them, as ids beyond its vocabulary.
         """
         if set(feeds) != set(self.inputs):
             raise FeedError(
                 f"feeds: expected exactly the inputs {sorted(self.inputs)}, got {sorted(feeds)}"
             )
-        with torch.inference_mode():
-            values = self.module(**{name: torch.tensor(feeds[name]) for name in self.inputs})
+        try:
+            with torch.inference_mode():
+                values = self.module(**{name: torch.tensor(feeds[name]) for name in self.inputs})
+        except (IndexError, RuntimeError) as error:
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            raise ExportError(
+                f"the PyTorch model itself fails on tokens of its tokenizer, fed {shapes}: "
+                f"{first_line(error)}; check vocab_size and max_position_embeddings in config.json"
+            ) from error
         return dict(zip(self.outputs, (value.numpy() for value in values), strict=True))
 
 

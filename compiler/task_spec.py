@@ -25,6 +25,9 @@ _OFFSET_TYPES = (
 )
 """Types whose positions start at pad_token_id + 1, which costs that many positions."""
 
+_FIXED_OFFSETS: Mapping[str, int] = {"mpnet": 1}
+"""Types whose positions start behind a number of their own, whatever the padding token is."""
+
 _UNLIMITED = 10**9
 """transformers writes 1e30 as model_max_length for "not limited"."""
 
@@ -95,7 +98,7 @@ def _max_tokens(
 ) -> int:
     limits = [modules.max_tokens, config.get("max_position_embeddings"), config.get("n_positions")]
     if config["model_type"] in _OFFSET_TYPES and limits[1]:
-        limits[1] -= config["pad_token_id"] + 1
+        limits[1] -= _FIXED_OFFSETS.get(config["model_type"], config["pad_token_id"]) + 1
     if tokenizer.model_max_length < _UNLIMITED:
         limits.append(int(tokenizer.model_max_length))
     known = [limit for limit in limits if limit]

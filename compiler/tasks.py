@@ -55,10 +55,12 @@ def choose_task(source: ModelSource, task: str) -> Task:
         task: one of `TASKS`, or ``auto``.
 
     Raises:
-        ExportError: when the task is unknown, or ``auto`` cannot tell.
+        ExportError: when the task is unknown, the checkpoint has the head of another one, or
+            ``auto`` cannot tell.
     """
     for known in TASKS:
         if task == known:
+            _refuse_other_head(source, known)
             return known
     if task != "auto":
         raise ExportError(f"task: expected auto or one of {', '.join(TASKS)}, got {task!r}")
@@ -72,6 +74,20 @@ def choose_task(source: ModelSource, task: str) -> Task:
     raise ExportError(
         f"{source.id}: no task fits the architectures {architectures} of its config.json; "
         f"give one with --task: {', '.join(TASKS)}"
+    )
+
+
+def _refuse_other_head(source: ModelSource, task: Task) -> None:
+    """Heads of different tasks share names and shapes, so loading one as another raises nothing."""
+    names = [str(name) for name in source.config.get("architectures") or ()]
+    suffixes = [suffix for suffix in _SUFFIXES if any(name.endswith(suffix) for name in names)]
+    heads = {_SUFFIXES[suffix] for suffix in suffixes} - {"feature-extraction"}
+    if source.weights == "random" or is_base_task(task) or not heads or task in heads:
+        return
+    raise ExportError(
+        f"{source.id}: the checkpoint ({', '.join(names)}) was trained for "
+        f"{' and '.join(sorted(heads))}, so its head does not fit the task {task!r}; leave out "
+        "--task, or give a checkpoint trained for this one"
     )
 
 

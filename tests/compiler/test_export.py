@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -346,3 +347,48 @@ def test_the_reference_refuses_other_feeds(architecture: Callable[..., Path]) ->
     reference = export(resolve_model(str(architecture("distilbert")), weights="random")).reference
     with pytest.raises(FeedError, match=r"expected exactly the inputs \['attention_mask'"):
         reference.run({"input_ids": np.ones((1, 3), np.int64)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hidden_size": 48}, r"is \[24\] in the file and \[48\] by config.json"),
+        ({"vocab_size": 12}, r"word_embeddings.weight' is \[97, 24\] in the file and \[12, 24\]"),
+        ({"num_hidden_layers": 1}, r"counts 1 layers, which leaves 16 weights such as 'encoder"),
+        ({"num_hidden_layers": 0}, "counts 0 layers, which leaves no layer|leaves 32 weights"),
+    ],
+)
+@pytest.mark.parametrize("class_name", ["BertModel", "BertForSequenceClassification"])
+def test_a_config_of_another_checkpoint_is_refused(
+    class_name: str, changes: dict[str, Any], match: str, checkpoint: Callable[..., Path]
+) -> None:
+    folder = checkpoint(class_name, num_hidden_layers=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    match = match if class_name == "BertModel" else match.replace("'encoder", "'bert.encoder")
+    with pytest.raises(ExportError, match=match):
+        export(resolve_model(str(folder)), "feature-extraction")
+
+
+def test_a_head_trained_for_another_task_is_refused(checkpoint: Callable[..., Path]) -> None:
+    source = resolve_model(str(checkpoint("BertForSequenceClassification")))
+    with pytest.raises(
+        ExportError, match=r"was trained for sequence-classification, so its head does not fit"
+    ):
+        export(source, "token-classification")
+    assert export(source, "feature-extraction").task_spec.task == "feature-extraction"
+
+
+def test_positions_of_mpnet_do_not_follow_its_padding_token(
+    architecture: Callable[..., Path],
+) -> None:
+    folder = architecture("mpnet", pad_token_id=0, bos_token_id=1)
+    exported = export(resolve_model(str(folder), weights="random"))
+    longest = exported.task_spec.max_tokens
+    assert longest == 62
+    feeds = {name: np.full((1, longest), 5) for name in exported.task_spec.inputs}
+    feeds["attention_mask"][:] = 1
+    assert exported.reference.run(feeds)["last_hidden_state"].shape == (1, longest, 24)
+    longer = {name: np.ones((1, longest + 1), np.int64) * 5 for name in feeds}
+    with pytest.raises(ExportError, match=r"model itself fails .*\[1, 63\].*IndexError"):
+        exported.reference.run(longer)
