@@ -49,8 +49,8 @@ def test_make_passes_every_variable_on() -> None:
         "WEIGHTS=random", "TASK=embedding",
     )  # fmt: skip
     done = subprocess.run(
-        ["make", "--dry-run", "engine", *variables], cwd=ROOT, capture_output=True, text=True,
-        check=True,
+        ["make", "--no-print-directory", "--dry-run", "engine", *variables],
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     words = shlex.split(done.stdout.replace("\\\n", " ").splitlines()[-1])
     assert words[1:] == [
