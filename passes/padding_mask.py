@@ -100,4 +100,7 @@ def _expands_queries(expand: ir.Node, source: ir.Value) -> bool:
         return False
     if read is source:
         return True
-    return source.shape is not None and read.shape is not None and source.shape[1] == read.shape[1]
+    if source.shape is None or read.shape is None:
+        return False
+    unknown = ir.SymbolicDim(None)  # equal to itself, which says nothing of two inputs
+    return source.shape[1] == read.shape[1] != unknown

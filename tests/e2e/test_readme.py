@@ -49,8 +49,8 @@ def test_make_passes_every_variable_on() -> None:
         "WEIGHTS=random", "TASK=embedding",
     )  # fmt: skip
     done = subprocess.run(
-        ["make", "--dry-run", "engine", *variables], cwd=ROOT, capture_output=True, text=True,
-        check=True,
+        ["make", "--no-print-directory", "--dry-run", "engine", *variables],
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     words = shlex.split(done.stdout.replace("\\\n", " ").splitlines()[-1])
     assert words[1:] == [
@@ -85,3 +85,11 @@ def test_python_blocks_run_and_print_what_they_say(workplace: Path) -> None:
 def test_links_lead_somewhere() -> None:
     for name in re.findall(r"\]\(([^)#]+)\)", README):
         assert name.startswith("http") or (ROOT / name).exists(), name
+
+
+def test_the_search_example_finds_the_answer(minilm: Bundle) -> None:
+    sentences = "The cat sleeps.\nA password is reset on the account page.\nRain is due at noon.\n"
+    question = "How do I get a new password?"
+    command = [sys.executable, ROOT / "examples" / "search.py", minilm.root, question]
+    done = subprocess.run(command, input=sentences, capture_output=True, text=True, check=True)
+    assert "password is reset" in done.stdout.splitlines()[0]

@@ -43,7 +43,8 @@ def parse_model(text: str, *, opset: int = 23, **constants: Array) -> ir.Model:
         model.graph.register_initializer(value)
     for node in model.graph:
         node.name = f"n_{node.outputs[0].name}"
-    del model.opset_imports["com.microsoft"]
+    if not any(node.domain for node in model.graph):
+        del model.opset_imports["com.microsoft"]
     return model
 
 

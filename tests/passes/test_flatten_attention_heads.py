@@ -26,6 +26,8 @@ CONSTANTS = {
     "merge2": np.array([0, -1, 16]),
     "merged4": np.array([1, -1, 2, 4]),
     "other": np.array([0, 2, -1, 4]),
+    "merge4": np.array([0, 0, 8, 1]),
+    "positions": np.array([0, -1, 1, 4]),
     "back": np.array([0, -1, 8]),
     "flat": np.array([-1, 8]),
 }
@@ -133,6 +135,18 @@ REFUSED = {
     "heads are merged into something else": (
         swapped("y = Reshape(at, merge)", "y0 = Reshape(at, merge2)\n y = Reshape(y0, back)"),
         "Reshape 'n_y0' turns ",
+    ),
+    "heads are merged and split again": (
+        swapped("y = Reshape(at, merge)", "y0 = Reshape(at, merge4)\n y = Reshape(y0, back)"),
+        "Reshape 'n_y0' turns ",
+    ),
+    "V is cut into more positions": (
+        swapped("v4 = Reshape(v, split)", "v4 = Reshape(v, positions)"),
+        "V: Reshape 'n_v4' turns ",
+    ),
+    "a cache": (
+        swapped("(qh, kh, vh, mask)", "(qh, kh, vh, mask, kh, vh)"),
+        "it has a key/value cache or several outputs",
     ),
     "several outputs": (
         swapped(

@@ -50,6 +50,7 @@ def build(parse: Any, rng: np.random.Generator) -> Any:
             wide_gamma=normal(5, HIDDEN),
             b_one=normal(1),
             two=np.array(2, dtype),
+            table=normal(1, HIDDEN),
             axis0=np.array([0], np.int64),
         )
 
@@ -136,6 +137,14 @@ REFUSED = {
         "",
         "MatMul 'n_up4' reads the residual too",
     ),
+    "the residual is scaled by a table": (
+        swapped(
+            "up = MatMul(r, w_up)",
+            "r2 = Mul(r, table)\n r3 = Add(r2, beta2)\nup = MatMul(r3, w_up)",
+        ),
+        "",
+        "Mul 'n_r2' reads the residual too",
+    ),
     "the residual is a graph output": (BLOCK, ", float[b, s, 8] r", "'r' is a graph output"),
     "the biased product has other readers": (
         swapped("y = LayerNormalization(h,", "h2 = Add(h, down_b)\n y = LayerNormalization(h2,"),
@@ -202,8 +211,9 @@ def test_half_precision_is_refused(build: Any, apply: Any) -> None:
         BLOCK.replace("Add(down_b, r)", "Add(down_b, x)"),  # pre-LN: the skip is no norm
         BLOCK.replace("Add(down, b_down)", "Add(down, x)"),  # not a constant bias
         BLOCK.replace("Add(down_b, r)", "Mul(down_b, r)"),
+        BLOCK.replace("down_b = Add(down, b_down)", "d2 = Tanh(down)\n down_b = Add(d2, b_down)"),
     ],
-    ids=["pre-LN", "no bias", "product"],
+    ids=["pre-LN", "no bias", "product", "no product"],
 )
 def test_other_sums_are_no_branches(build: Any, apply: Any, body: str) -> None:
     _, outcome = apply(FoldResidualBias(), build(body))

@@ -117,8 +117,13 @@ FACTORS = {"no scale, no mask": 1.0, "scales everywhere": SCALE / 0.5} | {
 def build(parse: Any) -> Any:
     """build(body): q, k, v [batch, 2, s, 16], kb [batch, s, 2, 16], padding; shapes inferred."""
 
-    def make(body: str, v: str = "batch, 2, s, 16", k: str = "batch, 2, s, 16") -> ir.Model:
-        inputs = f"""float[batch, 2, s, 16] q, float[{k}] k, float[batch, s, 2, 16] kb,
+    def make(
+        body: str,
+        v: str = "batch, 2, s, 16",
+        k: str = "batch, 2, s, 16",
+        q: str = "batch, 2, s, 16",
+    ) -> ir.Model:
+        inputs = f"""float[{q}] q, float[{k}] k, float[batch, s, 2, 16] kb,
             float[{v}] v, int64[batch, s] padding, float[1, 1, s, 1] zeros,
             float[1, 2, s, s] bias"""
         model = parse(
@@ -154,7 +159,7 @@ def test_every_spelling_becomes_attention(
     assert (outcome.rewrites, outcome.refusals) == (1, ())
     kinds = [node.op_type for node in after.graph]
     assert kinds.count("Attention") == 1
-    assert not {"Softmax", "MatMul", "IsNaN"} & set(kinds)
+    assert not {"Softmax", "MatMul", "IsNaN", "Expand"} & set(kinds)
     fused = next(node for node in after.graph if node.op_type == "Attention")
     assert fused.attributes["scale"].as_float() == pytest.approx(FACTORS.get(name, SCALE))
     assert fused.attributes["is_causal"].as_int() == 0
@@ -241,6 +246,21 @@ REFUSED = {
         MASK + swapped(SDPA, "IsNaN(p)", "IsNaN(shifted)"),
         None,
     ),
+    "a choice that is no guard": (
+        MASK + swapped(SDPA, "nan = IsNaN(p)", "nan = Cast<to = 9>(p)"),
+        None,
+    ),
+    "a product of another domain": (
+        MASK + swapped(SDPA, "y = MatMul(", "y = com.microsoft.MatMul("),
+        None,
+    ),
+    "a reshape that swaps batch and heads": (
+        MASK
+        + swapped(
+            THROUGH_3D, "to4 = Concat<axis = 0>(b, ", "to4 = Concat<axis = 0>(two, b0, "
+        ).replace("    b = ", "    b0 = Shape<start = 0, end = 1>(k)\n    b = "),
+        "'n_kt' reshapes K .* through .* into",
+    ),
     "a reshape that swaps": (
         MASK
         + swapped(
@@ -279,24 +299,59 @@ def test_lookalikes_are_refused_with_the_reason(build: Any, apply: Any, name: st
         raise AssertionError(refusal.reason)
 
 
+FULL = "batch, 2, s, 16"
+
+
 @pytest.mark.parametrize(
-    ("k", "v", "reason"),
+    ("q", "k", "v", "reason"),
     [
-        ("1, 2, s, 16", "batch, 2, s, 16", r"Q has shape .*, but K or V has \[1,2,s,16\]"),
-        ("batch, 1, s, 16", "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
-        ("batch, 2, s, 16", "1, 2, s, 16", r"but K or V has \[1,2,s,16\]"),
-        ("batch, 2, s, 16", "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
-        ("batch, 2, s, 16", "2, s, 16", r"V has shape \[2,s,16\], expected 4 dimensions"),
+        (FULL, "1, 2, s, 16", FULL, r"Q has shape .*, but K or V has \[1,2,s,16\]"),
+        (FULL, "batch, 1, s, 16", "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
+        (FULL, FULL, "1, 2, s, 16", r"but K or V has \[1,2,s,16\]"),
+        (FULL, FULL, "batch, 1, s, 16", r"but K or V has \[batch,1,s,16\]"),
+        ("1, 2, s, 16", FULL, FULL, r"Q has shape \[1,2,s,16\], but K or V has"),
+        ("batch, 1, s, 16", FULL, FULL, r"Q has shape \[batch,1,s,16\], but K or V has"),
+        (FULL, FULL, "2, s, 16", r"V has shape \[2,s,16\], expected 4 dimensions"),
     ],
 )
 def test_broadcast_batches_and_heads_are_refused(
-    build: Any, apply: Any, k: str, v: str, reason: str
+    build: Any, apply: Any, q: str, k: str, v: str, reason: str
 ) -> None:
-    model = build(SPELLINGS["no scale, no mask"], v=v, k=k)
+    model = build(SPELLINGS["no scale, no mask"], v=v, k=k, q=q)
     _, outcome = apply(FuseAttention(), model)
     assert not outcome.modified
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(outcome.refusals[0].reason)
+
+
+def test_one_head_and_a_batch_of_one_are_no_broadcast(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    single = "1, 1, s, 16"
+    model = build(SPELLINGS["no scale, no mask"], v=single, k=single, q=single)
+    after, outcome = apply(FuseAttention(), model)
+    assert outcome.rewrites == 1
+    one = {name: array[:1, :1] if array.ndim == 4 else array for name, array in feeds(1, 5).items()}
+    one |= {name: feeds(1, 5)[name] for name in ("kb", "bias", "zeros")}
+    same_numbers(model, after, one, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["k", "k3", "kt"])
+def test_reshapes_of_unknown_rank_are_refused(build: Any, name: str) -> None:
+    model = build(MASK + THROUGH_3D)
+    ir.convenience.create_value_mapping(model.graph)[name].shape = None
+    outcome = FuseAttention()(model)
+    assert not outcome.modified
+    assert outcome.refusals[0].reason == "the shapes around 'n_kt' are unknown"
+
+
+@pytest.mark.parametrize("name", ["q", "v", "mask"])
+def test_operands_of_unknown_rank_are_refused(build: Any, name: str) -> None:
+    model = build(MASK + EAGER)
+    ir.convenience.create_value_mapping(model.graph)[name].shape = None
+    outcome = FuseAttention()(model)
+    assert not outcome.modified
+    assert "has shape None, expected" in outcome.refusals[0].reason
 
 
 def test_reshapes_of_unknown_sizes_are_refused(build: Any, apply: Any) -> None:

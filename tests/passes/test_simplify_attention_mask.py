@@ -15,7 +15,6 @@ from fuselage.passes.simplify_attention_mask import SimplifyAttentionMask
 
 SIZE = 8
 CANONICAL = ["Cast", "Unsqueeze", "Where", "Shape", "Concat", "Expand", "Attention"]
-BIG = np.full(300, 1.0, np.float32)  # an initializer of more than 64 elements
 CONSTANTS = {
     "f0": np.float32(0),
     "f1": np.float32(1),
@@ -222,13 +221,25 @@ REFUSED = {
         "mask = Where(both, f0, lowest)",
         "at sequence 3003 row 0 query 0 key 1501 is masked",
     ),
+    "a window from a filled tensor": (
+        PADDED + DISTANCE + "size = ConstantOfShape<value = int64[1] {64}>(one)\n"
+        "near = LessOrEqual(far, size)\n both = And(row, near)\n mask = Where(both, f0, lowest)",
+        "at sequence 131 row 0 query 0 key 65 is masked",
+    ),
+    "a size from a tensor of three dimensions": (
+        "s = Shape<start = 1, end = 2>(q)\n b = Shape<start = 0, end = 1>(padding)\n"
+        "shown = Cast<to = 9>(padding)\n row = Unsqueeze(shown, axes12)\n"
+        "cut = Concat<axis = 0>(b, one, s, s)\n wide4 = Expand(row, cut)\n"
+        "mask = Where(wide4, f0, lowest)",
+        "the mask reads the input 'q' of shape [batch,sequence,16]",
+    ),
     "a window too large to try": (
         PADDED + DISTANCE + "near = LessOrEqual(far, huge)\n both = And(row, near)\n"
         "mask = Where(both, f0, lowest)",
         "the mask holds the constant 5000; windows are tried to 2048",
     ),
     "a window from a table": (
-        PADDED + "one1 = Cast<to = 7>(ones)\n cut = Concat<axis = 0>(one, one, s, s)\n"
+        PADDED + "cut = Concat<axis = 0>(one, one, s, s)\n"
         "zeros4 = Concat<axis = 0>(a0, a0, a0, a0)\n table = Slice(band, zeros4, cut)\n"
         "both = And(row, table)\n mask = Where(both, f0, lowest)",
         "the mask cannot be evaluated at [1, 203]",
