@@ -11,9 +11,9 @@ TARGETS ?=
 TASK ?= auto
 TEXT ?=
 WEIGHTS ?= pretrained
-OUT ?= build/$(notdir $(MODEL))
+OUT ?=
 
-BUILD = $(BIN)/fuselage build "$(MODEL)" --out "$(OUT)" --precision $(PRECISION) --task $(TASK) \
+BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision $(PRECISION) --task $(TASK) \
 	--weights $(WEIGHTS) $(foreach target,$(TARGETS),--target $(target)) \
 	$(foreach file,$(TEXT),--text "$(file)")
 PACKAGE := graph passes engines calibration compiler

@@ -7,8 +7,10 @@ import sys
 
 def main() -> None:
     """Run the command line; exits with 0, 1 on an error of fuselage, 2 on wrong usage."""
-    from .compiler.cli import run
-
+    try:
+        from .compiler.cli import run
+    except KeyboardInterrupt:  # the imports take a moment; later ones are `run`'s own
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -24,6 +24,8 @@ def write_graph(graph: Graph, path: Path) -> tuple[Path, ...]:
         raise GraphError(f"{path}: expected a file name that ends in .onnx")
     if not path.parent.is_dir():
         raise GraphError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise GraphError(f"{path}: expected the name of a file, but it is a folder")
     work = Path(tempfile.mkdtemp(prefix=".fuselage-", dir=path.parent))
     try:
         written = graph.save(work / path.name)

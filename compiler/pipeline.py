@@ -10,12 +10,16 @@ from typing import Any
 from ..engines.bundle import Bundle, BundleWriter
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
+from ..graph.tensors import ShapeProfile
 from .packages import EXPORTING, require
-from .precision import assign
+from .precision import Assignment, assign
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
 from .report import REPORT, read_report
 from .source import resolve_model
+
+_PLANNED = {"tensorrt", "tensorrt-rtx"}
+"""Targets that are compiled for compute capabilities."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def run_build(
         source = resolve_model(request.model, revision=request.revision, weights=request.weights)
         targets = _targets(request.targets)
         assignment = assign(targets, request.precision)
+        _check_options(request, assignment)
         recipe = recipe_of(request, source, targets)
         bundle, reasons = (None, ("asked for",)) if force else reusable(request.out, recipe)
     if bundle is not None:
@@ -80,6 +85,24 @@ def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
         if blocker is not None:
             raise BuildError(f"target {target!r} cannot be built here: {blocker}")
     return targets
+
+
+def _check_options(request: Request, assignment: Assignment) -> None:
+    """Refuse options that no target of the build would heed or read, before the work starts."""
+    targets = assignment.precisions
+    if request.shapes is not None:
+        ShapeProfile.parse(request.shapes)
+    if request.texts is not None and "int8" not in targets.values():
+        raise BuildError(
+            f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "
+            "calibrated; leave the texts out, or ask for int8"
+        )
+    if request.compute_capabilities and not targets.keys() & _PLANNED:
+        raise BuildError(
+            f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "
+            f"{' or '.join(sorted(_PLANNED))}, this build is for {', '.join(targets)}; leave them "
+            "out, or add a target"
+        )
 
 
 def _verdict_text(out: Path, report: Mapping[str, Any]) -> str:

@@ -20,6 +20,9 @@ from .progress import Journal
 
 _HELD_OUT = 64
 
+_FEW_TEXTS = 64
+"""Fewer distinct texts than this are pointed out to the user."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
@@ -65,6 +68,11 @@ def quantize(
         journal.note(
             f"calibrated on the {len(texts.texts)} texts that ship with fuselage; "
             "your own text (--text FILE) gives ranges that fit your data"
+        )
+    elif len(texts.texts) < _FEW_TEXTS:
+        journal.note(
+            f"calibrated on {len(texts.texts)} distinct texts of {texts.source}, which may miss "
+            f"what other text needs; give at least {_FEW_TEXTS}, one a line"
         )
     data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
     tokenize = tokenize_with(TextEncoder(tokenizer, spec))

@@ -95,7 +95,7 @@ def reusable(out: Path, recipe: Recipe) -> tuple[Bundle | None, tuple[str, ...]]
     Returns:
         The bundle and no reasons, or None and why it is built anew (empty when there was none).
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.is_dir() or not any(out.iterdir()):
         return None, ()
     try:
         bundle = Bundle.open(out, full=True)

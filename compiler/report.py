@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines import host
 from ..engines.base import EngineArtifact
 from ..engines.bundle import Bundle
+from ..errors import BundleError
 from ..graph.history import StageRecord
 from .fusion import count_fusions
 from .source import ModelSource
@@ -30,7 +31,11 @@ SCHEMA = 1
 
 def read_report(bundle: Bundle) -> dict[str, Any]:
     """The content of a bundle's ``report.json``."""
-    content: dict[str, Any] = json.loads(bundle.path(REPORT).read_bytes())
+    path = bundle.path(REPORT)
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{path}: expected JSON, got {error}; build the bundle again") from error
     return content
 
 

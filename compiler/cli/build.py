@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -43,7 +44,7 @@ def build(
     """
     request = Request(
         model=model,
-        out=out or Path("build") / Path(model).name,
+        out=out or _default_out(model),
         precision=precision,
         targets=tuple(target or ()),
         task=task,
@@ -62,6 +63,13 @@ def build(
     _show(request, outcome, quiet=quiet or as_json)
     if as_json:
         print_json({"bundle": str(request.out), "reused": outcome.reused, **outcome.report})
+
+
+def _default_out(model: str) -> Path:
+    """``build/NAME``; a folder is called by its own name, also when it was given as ``.``."""
+    folder = Path(model).expanduser()
+    name = Path(os.path.abspath(folder)).name if folder.is_dir() else folder.name
+    return Path("build") / (name or "model")
 
 
 def _texts(files: list[Path] | None) -> Any:

@@ -13,6 +13,8 @@ from ...errors import TextError
 from .console import print_json, say
 from .options import Json, Target, Threads
 
+_KINDS = "expected .npy (vectors of an embedding bundle) or .jsonl"
+
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
@@ -38,6 +40,8 @@ def run(
 
     from ... import pipeline
 
+    if out is not None:
+        _check_out(out)
     texts = _texts(text, text_file)
     with (
         warnings.catch_warnings(record=True) as caught,
@@ -51,12 +55,12 @@ def run(
     for warning in caught:
         say(f"note: {warning.message}")
     rows = [_plain(answer) for answer in answers]
-    if as_json:
-        print_json({"target": used, "task": runtime.task, "answers": rows})
-    elif out is not None:
+    if out is not None:
         _write(out, answers, rows)
         say(f"{len(rows)} answers written to {out}")
-    else:
+    if as_json:
+        print_json({"target": used, "task": runtime.task, "answers": rows})
+    elif out is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -68,16 +72,27 @@ def _texts(text: list[str] | None, file: Path | None) -> list[str]:
         return text
     if file is None:
         raise TextError("no text: give one with --text, a file with --text-file, or - for stdin")
+    # Bytes, because the encoding of stdin follows the locale; a byte order mark is dropped.
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
-        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise TextError(
-            f"{file}: expected UTF-8, got {error.reason} at byte {error.start}"
+            f"{file}: expected UTF-8, got {error.reason} at byte {error.start}; "
+            "convert the file to UTF-8"
         ) from error
-    lines = [line for line in content.splitlines() if line.strip()]
-    if not lines:
+    return _filled(lines, file)
+
+
+def _filled(lines: list[str], file: Path) -> list[str]:
+    """Lines that hold text; a blank one in between is said, because answers then shift."""
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not filled:
         raise TextError(f"{file}: expected one text a line, got no text")
-    return lines
+    blank = filled[-1][0] - len(filled)
+    if blank:
+        say(f"note: {file}: {blank} blank lines were left out; answers are one a line of text")
+    return [line for _, line in filled]
 
 
 def _inputs(texts: list[str], question: str | None, task: str) -> Any:
@@ -102,6 +117,15 @@ def _plain(answer: Any) -> Any:
     return [_plain(item) for item in answer] if isinstance(answer, list | tuple) else answer
 
 
+def _check_out(out: Path) -> None:
+    """Refuse a file that cannot be written before the work for it starts."""
+    if out.suffix not in (".npy", ".jsonl"):
+        raise TextError(f"{out}: {_KINDS}, got {out.suffix!r}")
+    if out.is_dir() or not out.parent.is_dir():
+        found = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise TextError(f"{out}: expected a file to write in a folder that exists, but {found}")
+
+
 def _write(out: Path, answers: Any, rows: list[Any]) -> None:
     """Write to a temporary name first, so that a crash leaves no half file."""
     import numpy as np
@@ -115,10 +139,7 @@ def _write(out: Path, answers: Any, rows: list[Any]) -> None:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             partial.write_text("".join(lines), encoding="utf-8")
         else:
-            raise TextError(
-                f"{out}: expected .npy (vectors of an embedding bundle) or .jsonl, "
-                f"got {out.suffix!r}"
-            )
+            raise TextError(f"{out}: {_KINDS}, got {out.suffix!r} for answers that are not vectors")
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

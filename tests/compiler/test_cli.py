@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.compiler.cli import run
+from fuselage.compiler.cli.build import _default_out as default_out
+from fuselage.compiler.cli.run import _texts as read_texts
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -186,3 +189,87 @@ def test_help_lists_the_verbs(cli: Cli) -> None:
     assert code == 0
     for verb in ("build", "run", "export", "optimize", "explain", "inspect", "doctor"):
         assert verb in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--shapes", "nonsense"), "expected AXIS=MIN:OPT:MAX"),
+        (("--text", __file__), "(test_cli.py): precision 'auto' is not calibrated; leave the"),
+        (("--compute-capability", "SM89"), "SM89: they are for tensorrt or tensorrt-rtx, this"),
+    ],
+)
+def test_options_that_cannot_be_heeded_are_refused_before_the_work(
+    cli: Cli, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    code, _, err = cli("build", "minilm", "--out", tmp_path / "b", "--target", "ort-cpu", *options)
+    assert (code, message in err) == (1, True)
+    assert "export" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_bundle_is_kept(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("mine")
+    code, _, err = cli("build", "minilm", "--out", tmp_path / "b", "--target", "ort-cpu")
+    assert (code, "found a file; move it away" in err) == (1, True)
+    assert (tmp_path / "b").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "expected .npy (vectors of an embedding bundle) or .jsonl, got ''"),
+        ("vectors.txt", "got '.txt'"),
+        ("none/vectors.npy", "but there is no folder"),
+        ("folder.npy", "folder.npy is a folder"),
+    ],
+)
+def test_answers_need_a_place_before_they_are_computed(
+    cli: Cli, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder.npy").mkdir()
+    out = tmp_path / name if name else ""
+    code, _, err = cli("run", tmp_path / "no-bundle", "--text", "hello", "--out", out)
+    assert (code, message in err) == (1, True)
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_a_text_ends_at_a_line_feed_and_nowhere_else(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = "\ufeffone\u2028still one\r\n\x0btwo\x85\n \nthrée\n\n".encode()
+    (tmp_path / "texts").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+    texts = read_texts(None, tmp_path / "texts" if source == "file" else Path("-"))
+    assert texts == ["one\u2028still one", "\x0btwo\x85", "thrée"]
+    assert "1 blank lines were left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("minilm", "minilm"), ("owner/name", "name"), ("my model/", "my model"), (".", "here")],
+)
+def test_a_bundle_is_called_like_its_model(
+    model: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "my model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert default_out(model) == Path("build") / name
+
+
+def test_a_folder_above_gives_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_out("..") == Path("build") / tmp_path.parent.name
+
+
+def test_a_folder_in_place_of_the_graph_leaves_no_weights(
+    cli: Cli, onnx_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    before = sorted(tmp_path.iterdir())
+    code, _, err = cli("optimize", onnx_file, tmp_path / "folder.onnx")
+    assert (code, "folder.onnx: expected the name of a file, but it is a folder" in err) == (
+        1,
+        True,
+    )
+    assert sorted(tmp_path.iterdir()) == before

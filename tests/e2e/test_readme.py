@@ -46,7 +46,7 @@ def test_make_commands_exist(command: str) -> None:
 def test_make_passes_every_variable_on() -> None:
     variables = (
         "MODEL=./m", "PRECISION=int8", "TARGETS=ort-cpu tensorrt-rtx", "TEXT=a.txt b.txt",
-        "WEIGHTS=random", "TASK=embedding",
+        "WEIGHTS=random", "TASK=embedding", "OUT=build/of mine",
     )  # fmt: skip
     done = subprocess.run(
         ["make", "--no-print-directory", "--dry-run", "engine", *variables],
@@ -54,7 +54,7 @@ def test_make_passes_every_variable_on() -> None:
     )  # fmt: skip
     words = shlex.split(done.stdout.replace("\\\n", " ").splitlines()[-1])
     assert words[1:] == [
-        "build", "./m", "--out", "build/m", "--precision", "int8", "--task", "embedding",
+        "build", "./m", "--out", "build/of mine", "--precision", "int8", "--task", "embedding",
         "--weights", "random", "--target", "ort-cpu", "--target", "tensorrt-rtx",
         "--text", "a.txt", "--text", "b.txt",
     ]  # fmt: skip

@@ -117,3 +117,17 @@ def test_bert_base_with_random_weights_needs_no_network(tmp_path: Path) -> None:
     assert report["model"]["weights"] == "random"
     assert report["fusion"]["attention"]["fused"] == 12
     assert report["targets"]["tensorrt-rtx"]["kernels"]["fused_attention"] == 12
+
+
+def test_int8_on_too_little_text_says_so(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "model", "BertModel")
+    bundle = fuselage.build(
+        model,
+        out=tmp_path / "bundle",
+        weights="random",
+        targets=("ort-cpu",),
+        precision="int8",
+        texts=["twice the same text", "twice the same text", "another"],
+    )
+    notes = read_report(bundle)["notes"]
+    assert any(note.startswith("calibrated on 2 distinct texts of texts") for note in notes)
