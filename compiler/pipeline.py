@@ -107,10 +107,9 @@ def _check_options(request: Request, assignment: Assignment) -> None:
 
 def _verdict_text(out: Path, report: Mapping[str, Any]) -> str:
     verdicts = report["verification"]["targets"]
-    lines = [f"{v['target']}: {v['reason']}" for v in verdicts if v["passed"] is False]
-    for target, entry in report["targets"].items():
-        lines += [f"{target}: {line}" for line in entry["lost"]]
-    return (
-        f"{out}: the bundle was written, but it does not answer like the model: "
-        f"{'; '.join(lines)}; see {out / REPORT}, or ask for another --precision"
-    )
+    wrong = [f"{v['target']}: {v['reason']}" for v in verdicts if v["passed"] is False]
+    lost = [f"{t}: {line}" for t, entry in report["targets"].items() for line in entry["lost"]]
+    faults = [f"it does not answer like the model: {'; '.join(wrong)}"] if wrong else []
+    faults += [f"its kernels are not those its graph asks for: {'; '.join(lost)}"] if lost else []
+    return f"{out}: the bundle was written, but {', and '.join(faults)}; see {out / REPORT}, "
+        "or ask for another --precision"

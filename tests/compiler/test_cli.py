@@ -16,6 +16,7 @@ import pytest
 from fuselage.compiler.cli import run
 from fuselage.compiler.cli.build import _default_out as default_out
 from fuselage.compiler.cli.run import _texts as read_texts
+from fuselage.compiler.pipeline import _verdict_text
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -273,3 +274,26 @@ def test_a_folder_in_place_of_the_graph_leaves_no_weights(
         True,
     )
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("passed", "lost", "said", "unsaid"),
+    [
+        (False, [], "does not answer like the model: t: far off", "kernels"),
+        (
+            True,
+            ["1 of 2 is float"],
+            "kernels are not those its graph asks for: t: 1 of 2",
+            "answer",
+        ),
+    ],
+)
+def test_a_failed_verdict_says_which_half_failed(
+    passed: bool, lost: list[str], said: str, unsaid: str
+) -> None:
+    verdict = {"target": "t", "passed": passed, "reason": None if passed else "far off"}
+    text = _verdict_text(
+        Path("b"), {"verification": {"targets": [verdict]}, "targets": {"t": {"lost": lost}}}
+    )
+    assert said in text
+    assert unsaid not in text

@@ -367,3 +367,11 @@ def test_manifest_is_the_one_that_was_committed(
     assert np.sum([entry.bytes for entry in held.files.values()]) == sum(
         (folder / name).stat().st_size for name in held.files
     )
+
+
+def test_a_bundle_that_did_not_pass_says_so_whenever_it_is_opened(folder: Path) -> None:
+    with Bundle.open(folder).engine() as engine:
+        assert engine.notes == ()
+    rewrite_manifest(folder, lambda body: body["verification"].update(passed=False))
+    with Bundle.open(folder).engine("ort-cpu") as engine:
+        assert "this bundle did not pass its verification" in engine.notes[0]
