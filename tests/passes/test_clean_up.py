@@ -55,6 +55,23 @@ def test_constants_stand_on_the_right(messy: ir.Model, apply: Any) -> None:
         assert node.inputs[1].const_value is not None
 
 
+def test_two_constants_keep_their_order(parse: Any, apply: Any) -> None:
+    model = parse(
+        "both (float[b] x) => (float[b] y) { c = Add(v, w)\n y = Mul(x, c) }",
+        v=np.float32(1),
+        w=np.float32(2),
+    )
+    assert not apply(CleanUp(), model)[1].modified
+
+
+def test_turning_an_operand_is_a_change(parse: Any, apply: Any, same_numbers: Any) -> None:
+    model = parse("turn (float[b, 4] x) => (float[b, 4] y) { y = Mul(w, x) }", w=np.float32(2))
+    after, outcome = apply(CleanUp(), model)
+    assert (outcome.modified, outcome.rewrites) == (True, 1)
+    assert after.graph[0].inputs[0].name == "x"
+    same_numbers(model, after, X, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("op", ["Sub", "Div", "Pow"])
 def test_operators_that_do_not_commute_are_not_turned(
     parse: Any, apply: Any, same_numbers: Any, op: str

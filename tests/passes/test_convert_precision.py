@@ -217,9 +217,95 @@ def test_dtypes_in_attributes_are_converted(parse: Any, apply: Any, same_numbers
     )
     InferShapes()(model)
     after, _ = apply(ConvertPrecision(), model)
-    assert dtypes(after)["zeros"] == ir.DataType.FLOAT16
+    assert {dtypes(after)[name] for name in ("zeros", "f")} == {ir.DataType.FLOAT16}
     one = {"x": np.ones((3, 4), np.float32), "n": np.arange(12).reshape(3, 4)}
     same_numbers(model, after, one, atol=5e-3, rtol=1e-2)
+
+
+def test_casts_to_other_dtypes_stay(parse: Any, apply: Any, same_numbers: Any) -> None:
+    model = parse(
+        """casts (float[b, 4] x) => (bool[b, 4] y, int64[b, 4] z)
+        { h = Neg(x)
+          y = Cast<to = 9>(h)
+          z = Cast<to = 7>(h) }"""
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    assert dtypes(after)["h"] == ir.DataType.FLOAT16
+    same_numbers(model, after, {"x": np.eye(4, dtype=np.float32) * 3}, atol=0, rtol=0)
+
+
+def test_a_graph_that_is_half_converted_is_finished(
+    parse: Any, apply: Any, same_numbers: Any, rng: Any
+) -> None:
+    model = parse(
+        """mixed (float[b, 4] x) => (float[b, 4] y)
+        { h = MatMul(x, w)
+          low = Cast<to = 10>(h)
+          n = Tanh(low)
+          wide = Cast<to = 1>(n)
+          y = MatMul(wide, w) }""",
+        w=rng.normal(0, 0.5, (4, 4)).astype(np.float32),
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    for node in after.graph:
+        if node.op_type == "MatMul":
+            assert {value.dtype for value in node.inputs if value} == {ir.DataType.FLOAT16}
+    one = {"x": rng.normal(0, 1, (3, 4)).astype(np.float32)}
+    same_numbers(model, after, one, atol=5e-3, rtol=1e-2)
+
+
+def test_reductions_in_front_of_a_product_are_islands(
+    parse: Any, apply: Any, same_numbers: Any, rng: Any
+) -> None:
+    """Only the mean of squares is float32; what leads to the next product is 16-bit again."""
+    model = parse(
+        """rms (float[b, 4] x) => (float[b, 4] y)
+        { h = MatMul(x, w)
+          sq = Mul(h, h)
+          mean = ReduceMean(sq, last)
+          eps = Add(mean, small)
+          root = Sqrt(eps)
+          n = Div(h, root)
+          y = MatMul(n, w) }""",
+        w=rng.normal(0, 0.5, (4, 4)).astype(np.float32),
+        last=np.array([-1]),
+        small=np.float32(1e-3),
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    got = dtypes(after)
+    assert {got[name] for name in ("h", "eps", "root", "n")} == {ir.DataType.FLOAT16}
+    assert {got[name] for name in ("sq", "mean")} == {ir.DataType.FLOAT}
+    one = {"x": rng.normal(0, 1, (3, 4)).astype(np.float32)}
+    same_numbers(model, after, one, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("value", [65504, -65504])
+def test_the_largest_half_is_a_sound_weight(encoder: Any, apply: Any, value: float) -> None:
+    weight = np.full((8, 8), value, np.float32)
+    after, _ = apply(ConvertPrecision(), encoder(w2=weight))
+    assert (after.graph.initializers["w2.f16"].const_value.numpy() == np.float16(value)).all()
+
+
+def test_scales_that_are_computed_are_converted_too(
+    parse: Any, apply: Any, same_numbers: Any
+) -> None:
+    model = parse(
+        """dynamic (float[b, 4] x) => (float[b, 4] y)
+        { half = Mul(one, factor)
+          q = QuantizeLinear(x, half, zero)
+          d = DequantizeLinear(q, half, zero)
+          y = Neg(d) }""",
+        one=np.float32(1),
+        factor=np.float32(0.5),
+        zero=np.int8(0),
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    x = np.array([[0.5, 1, -3, 7]], np.float32)
+    same_numbers(model, after, {"x": x}, atol=0, rtol=0)
 
 
 def test_the_dtype_of_a_generator_is_converted(parse: Any, apply: Any) -> None:

@@ -16,7 +16,7 @@ CONSTANTS = {
     "width": np.array([4]),
     "hidden": np.array([8]),
     "minus": np.array([-1]),
-    "axis0": np.array([0]),
+    "one": np.array([1]),
 }
 
 
@@ -176,3 +176,22 @@ def test_a_static_size_that_is_a_graph_output_keeps_its_name(
 def test_whole_shapes_stay(build: Any, apply: Any) -> None:
     model = build("h = Neg(x)\n y = Shape(h)", outputs="int64[3] y")
     assert not apply(FoldShapes(), model)[1].modified
+
+
+def test_a_size_beyond_the_rank_of_the_input_is_the_unknown(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    model = build(
+        "b0 = Shape(x)\n to = Concat<axis = 0>(one, b0)\n y = Reshape(x, to)",
+        inputs="float[b] x",
+        outputs="float[1, b] y",
+    )
+    after, outcome = apply(FoldShapes(), model)
+    assert outcome.rewrites == 1
+    assert targets(after) == [[1, -1]]
+    same_numbers(model, after, {"x": np.ones(5, np.float32)}, atol=0, rtol=0)
+
+
+def test_foreign_operators_of_the_same_name_are_left_alone(build: Any) -> None:
+    model = build("y = com.microsoft.Shape<start = 2>(x)", outputs="int64[1] y")
+    assert not FoldShapes()(model).modified

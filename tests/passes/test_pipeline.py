@@ -190,6 +190,13 @@ def test_a_required_pass_must_not_fail(graph: Graph, action: Action) -> None:
     assert graph.digest() == before
 
 
+def test_a_required_pass_that_works_is_like_any_other(graph: Graph) -> None:
+    steps = (Required(), Required(rewrites=0))
+    after = PassPipeline(steps, NumberCheck(graph, threads=1)).run(graph)
+    records = [(record.rewrites, record.rolled_back) for record in after.history]
+    assert records == [(1, None), (0, None)]
+
+
 def test_an_old_opset_is_a_refusal_unless_the_pass_is_required(graph: Graph) -> None:
     reason = (
         "pass newer: emits operators of opset 24, but the graph imports opset 23; "

@@ -168,6 +168,12 @@ def test_questions_about_neighbours(asked: ir.Model) -> None:
     assert constants.static_dim(asked.graph.inputs[0], -3) is None
 
 
+def test_two_readers_are_not_sole(parse: Any) -> None:
+    model = parse("t (float[b] x) => (float[b] y) { a = Neg(x)\n c = Abs(a)\n y = Add(a, c) }")
+    assert constants.sole_consumer(model.graph[0].outputs[0], "Abs", "Add") is None
+    assert constants.sole_consumer(model.graph[1].outputs[0], "Abs", "Add") is model.graph[2]
+
+
 def test_new_constants_take_free_names(asked: ir.Model) -> None:
     names = [constants.initializer(asked.graph, "row", np.ones(2)).name for _ in range(3)]
     assert names == ["row_2", "row_3", "row_4"]
