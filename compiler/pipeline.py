@@ -111,5 +111,7 @@ def _verdict_text(out: Path, report: Mapping[str, Any]) -> str:
     lost = [f"{t}: {line}" for t, entry in report["targets"].items() for line in entry["lost"]]
     faults = [f"it does not answer like the model: {'; '.join(wrong)}"] if wrong else []
     faults += [f"its kernels are not those its graph asks for: {'; '.join(lost)}"] if lost else []
-    return f"{out}: the bundle was written, but {', and '.join(faults)}; see {out / REPORT}, "
+    return (
+        f"{out}: the bundle was written, but {', and '.join(faults)}; see {out / REPORT}, "
         "or ask for another --precision"
+    )
