@@ -13,17 +13,24 @@ def graph() -> Graph:
     text = """<ir_version: 10, opset_import: ["" : 23]>
     net (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask,
          bool[batch, sequence] key_mask, int64[batch, sequence] token_type_ids,
-         float[batch, 3] scores, int64[batch, 4, rows, columns] grid)
+         float[batch, 3] scores, float[batch, 1, sequence, sequence] bias_mask,
+         int64[batch, 4, rows, columns] grid)
         => (float[batch, sequence, 2] y)
     {
-        big = Gather(words, input_ids)
         small = Gather(few, input_ids)
+        big = Gather(words, input_ids)
+        flipped = Neg(input_ids)
+        inner = Gather(tiny, flipped)
+        picked = Gather(scores, input_ids)
+        both0 = Equal(input_ids, limit)
         types = Gather(segments, token_type_ids)
         both = Add(big, small)
         y = Add(both, types)
     }"""
     tables = {"words": 50, "few": 20, "segments": 3}
     tensors = [ir.tensor(np.ones((n, 2), np.float32), name=name) for name, n in tables.items()]
+    tensors.append(ir.tensor(np.ones((2, 2), np.float32), name="tiny"))
+    tensors.append(ir.tensor(np.array([5]), name="limit"))
     return Graph(ir.from_onnx_text(text, tensors))
 
 
@@ -41,6 +48,8 @@ def test_every_input_has_its_dtype_and_dims(graph: Graph) -> None:
         for spec in graph.inputs:
             assert feeds[spec.name].dtype == np.dtype(spec.dtype)
         assert feeds["scores"].shape == (batch, 3)
+        assert len(np.unique(feeds["scores"])) == feeds["scores"].size  # drawn, not 0 and 1
+        assert feeds["bias_mask"].shape == (batch, 1, sequence, sequence)
         assert feeds["grid"].shape == (batch, 4, batch, sequence)
 
 

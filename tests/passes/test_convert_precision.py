@@ -282,6 +282,40 @@ def test_reductions_in_front_of_a_product_are_islands(
     same_numbers(model, after, one, atol=1e-2, rtol=1e-2)
 
 
+TAILS = {
+    "ReduceSum": "y = ReduceSum<keepdims = 1>(h, last)",
+    "ReduceMean": "y = ReduceMean<keepdims = 1>(h, last)",
+    "ReduceL1": "y = ReduceL1<keepdims = 1>(h, last)",
+    "ReduceL2": "y = ReduceL2<keepdims = 1>(h, last)",
+    "ReduceSumSquare": "y = ReduceSumSquare<keepdims = 1>(h, last)",
+    "ReduceLogSumExp": "y = ReduceLogSumExp<keepdims = 1>(h, last)",
+    "ReduceProd": "y = ReduceProd<keepdims = 1>(h, last)",
+    "LpNormalization": "y = LpNormalization(h)",
+    "CumSum": "y = CumSum(h, axis)",
+    "Clip": "y = Clip(h, small)",
+}
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_every_reduction_stays_float32(
+    parse: Any, apply: Any, same_numbers: Any, rng: Any, name: str
+) -> None:
+    model = parse(
+        f"tail (float[b, 4] x) => (float[b, n] y) {{ h = MatMul(x, w)\n {TAILS[name]} }}",
+        w=rng.normal(0, 0.5, (4, 4)).astype(np.float32),
+        last=np.array([-1]),
+        axis=np.int64(1),
+        small=np.float32(1e-12),
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    node = next(node for node in after.graph if node.op_type == name)
+    assert node.inputs[0].dtype == node.outputs[0].dtype == ir.DataType.FLOAT
+    assert node.outputs[0].is_graph_output()  # without a cast through 16 bits
+    same_numbers(model, after, {"x": rng.normal(0, 1, (3, 4)).astype(np.float32)},
+                 atol=1e-2, rtol=1e-2)  # fmt: skip
+
+
 @pytest.mark.parametrize("value", [65504, -65504])
 def test_the_largest_half_is_a_sound_weight(encoder: Any, apply: Any, value: float) -> None:
     weight = np.full((8, 8), value, np.float32)

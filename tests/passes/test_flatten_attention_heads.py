@@ -69,6 +69,15 @@ def test_heads_are_split_by_the_operator(build: Any, apply: Any, same_numbers: A
     assert (second.modified, second.refusals) == (False, ())
 
 
+def test_a_causal_attention_stays_causal(build: Any, apply: Any, same_numbers: Any) -> None:
+    model = build(SPLIT + "a = Attention<is_causal = 1>(qh, kh, vh)\n" + MERGE)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    assert after.graph[0].attributes["is_causal"].as_int() == 1
+    assert "scale" not in after.graph[0].attributes
+    same_numbers(model, after, feeds(2, 5, 5), atol=2e-6, rtol=1e-5)
+
+
 def test_fewer_key_heads_are_kept(build: Any, apply: Any, same_numbers: Any) -> None:
     inputs = INPUTS.replace("[b, t, 8]", "[b, t, 4]")
     body = SPLIT.replace("Reshape(k, split)", "Reshape(k, split1)").replace(

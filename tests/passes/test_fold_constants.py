@@ -58,6 +58,7 @@ def test_equal_names_do_not_clash(parse: Any, apply: Any) -> None:
     "body",
     [
         "wq = QuantizeLinear(w, scale, zero)\n w2 = DequantizeLinear(wq, scale, zero)",
+        "w2 = DequantizeLinear(stored, scale, zero)",
         "w2 = RandomNormalLike(w)",
     ],
 )
@@ -65,6 +66,7 @@ def test_quantisation_and_noise_are_never_folded(parse: Any, apply: Any, body: s
     model = parse(
         f"keep (float[b, 4] x) => (float[b, 4] y) {{ {body}\n y = MatMul(x, w2) }}",
         w=np.eye(4, dtype=np.float32),
+        stored=np.eye(4, dtype=np.int8),
         scale=np.float32(0.1),
         zero=np.int8(0),
     )

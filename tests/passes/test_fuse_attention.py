@@ -379,6 +379,8 @@ def test_a_mask_with_one_row_gets_a_row_a_query(
     after, outcome = apply(FuseAttention(), model)
     assert outcome.rewrites == 1
     assert [node.op_type for node in after.graph].count("Expand") == 1
+    (size,) = [node for node in after.graph if node.op_type == "Shape"]
+    assert size.inputs[0].name == "mask"  # so that the mask depends on nothing but its source
     for batch, s in ((3, 7), (1, 5), (1, 1)):
         one = feeds(batch, s)
         padding = one["padding"] if "batch" in shape else one["padding"][:1]
@@ -386,6 +388,27 @@ def test_a_mask_with_one_row_gets_a_row_a_query(
         mask = row.reshape([*(1,) * shape.count(","), s] if "b" not in shape else (-1, 1, 1, s))
         case = {name: one[name] for name in "qkv"} | {"mask": mask}
         same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+def test_a_row_for_other_queries_takes_their_length(
+    parse: Any, apply: Any, same_numbers: Any
+) -> None:
+    model = parse(
+        """cross (float[batch, 2, s, 16] q, float[batch, 2, t, 16] k, float[batch, 2, t, 16] v,
+            float[batch, 1, 1, t] mask) => (float[batch, 2, s, 16] y)
+        { kt = Transpose<perm = [0, 1, 3, 2]>(k)
+          scores = MatMul(q, kt)
+          shifted = Add(scores, mask)
+          p = Softmax(shifted)
+          y = MatMul(p, v) }"""
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert outcome.rewrites == 1
+    keys = feeds(3, 5)
+    mask = np.where(keys["padding"], 0, -1e30).astype(np.float32)[:, None, None, :]
+    case = {"q": feeds(3, 7)["q"], "k": keys["k"], "v": keys["v"], "mask": mask}
+    same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
 
 
 def test_probabilities_that_others_read_stay(parse: Any, apply: Any, same_numbers: Any) -> None:

@@ -17,6 +17,7 @@ SIZE = 8
 CANONICAL = ["Cast", "Unsqueeze", "Where", "Shape", "Concat", "Expand", "Attention"]
 CONSTANTS = {
     "f0": np.float32(0),
+    "quarter": np.float32(0.25),
     "f1": np.float32(1),
     "weak": np.float32(-10000),
     "fill": np.float32(-1e38),
@@ -257,6 +258,11 @@ REFUSED = {
     "a bias a distance": (
         PADDED + DISTANCE + "farf = Cast<to = 1>(far)\n"
         "pad = Where(row, f0, lowest)\n mask = Sub(pad, farf)",
+        "at sequence 2 row 0 query 0 key 1 is masked",
+    ),
+    "a small bias a distance": (
+        PADDED + DISTANCE + "farf = Cast<to = 1>(far)\n part = Mul(farf, quarter)\n"
+        "pad = Where(row, f0, lowest)\n mask = Sub(pad, part)",
         "at sequence 2 row 0 query 0 key 1 is masked",
     ),
     "padding of the queries": (
