@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from fuselage.engines.tensorrt.flavour import FLAVOURS
 
 
 def _load(name: str) -> ModuleType:
@@ -29,3 +32,16 @@ def graphs() -> ModuleType:
 def fakes() -> ModuleType:
     """tests/engines/tensorrt/fake.py"""
     return _load("fake")
+
+
+@pytest.fixture(autouse=True)
+def _fakes_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake put into sys.modules counts as an installed distribution of its version."""
+    real = metadata.version
+    packages = {flavour.distribution: flavour.package for flavour in FLAVOURS.values()}
+
+    def version(name: str) -> str:
+        module = sys.modules.get(packages.get(name, ""))
+        return real(name) if module is None else str(module.__version__)
+
+    monkeypatch.setattr(metadata, "version", version)
