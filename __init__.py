@@ -137,13 +137,16 @@ def load(
     return Bundle.open(path, trust=trust).engine(target, threads=threads)
 
 
-def pipeline(path: str | Path, *, target: str | None = None, threads: int = 0) -> TextRuntime:
+def pipeline(
+    path: str | Path, *, target: str | None = None, threads: int = 0, trust: bool = False
+) -> TextRuntime:
     """Open a bundle as a callable from texts to answers.
 
     Args:
         path: folder of the bundle.
         target: None for the best one that runs on this machine.
         threads: CPU threads; 0 for all physical cores allowed to this process.
+        trust: open engines without a manifest; a TensorRT plan is code.
 
     Returns:
         The runtime of the bundle's task; embedding gives float32 [texts, dimension], the others
@@ -158,7 +161,7 @@ def pipeline(path: str | Path, *, target: str | None = None, threads: int = 0) -
     from .engines.text.task import TASK_FILE, TaskSpec
     from .graph.tensors import ShapeProfile
 
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, trust=trust)
     spec = TaskSpec.load(bundle.path(TASK_FILE))
     tokenizer = bundle.path("tokenizer.json")
     engine = bundle.engine(target, threads=threads)

@@ -18,14 +18,22 @@ def widen_bfloat16(graph: Graph) -> Graph:
     model = graph.model.clone()
     for value in model.graph.initializers.values():
         if value.dtype == ir.DataType.BFLOAT16 and value.const_value is not None:
-            wide = value.const_value.numpy().astype(np.float32)
-            value.const_value = ir.tensor(wide, name=value.name)
+            value.const_value = _widened(value.const_value)
             value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in model.graph:
         target = node.attributes.get("to")
         if target is not None and target.as_int() == ir.DataType.BFLOAT16:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+        fill = node.attributes.get("value")
+        if fill is not None and fill.type == ir.AttributeType.TENSOR:
+            node.attributes["value"] = ir.AttrTensor("value", _widened(fill.as_tensor()))
         for output in node.outputs:
             if output.dtype == ir.DataType.BFLOAT16:
                 output.type = ir.TensorType(ir.DataType.FLOAT)
     return Graph(model, graph.history)
+
+
+def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if tensor.dtype != ir.DataType.BFLOAT16:
+        return tensor
+    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)

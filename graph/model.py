@@ -90,8 +90,9 @@ class Graph:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs in graph order."""
-        return tuple(map(tensor_spec, self.model.graph.inputs))
+        """Inputs in graph order; an initializer that old exporters list here too is none."""
+        inputs = (value for value in self.model.graph.inputs if not value.is_initializer())
+        return tuple(map(tensor_spec, inputs))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..errors import PassError
 from .base import Pass
 from .clean_up import CleanUp, InferShapes
 from .convert_precision import ConvertPrecision
@@ -22,8 +23,8 @@ from .simplify_attention_mask import SimplifyAttentionMask
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 CANONICAL: tuple[Pass, ...] = (
-    RaiseOpset(),  # Attention exists from opset 23 on
-    CleanUp(),  # rules assume constants on the right and no identities
+    CleanUp(),  # rules assume constants on the right, and neither identities nor functions
+    RaiseOpset(),  # Attention exists from opset 23 on; functions have opsets of their own
     FoldConstants(),  # legacy exports compute their constants
     InferShapes(),  # attention rules read ranks and symbolic dims
     FoldShapes(),  # before attention: frees head splits from shape arithmetic
@@ -56,6 +57,8 @@ def lowering(
         return (LowerActivationsUint8(),) if uint8_activations else ()
     if target == "ort-cpu":
         return (MergeQkv(), FoldResidualBias(), CleanUp())
+    if target not in ("ort-cuda", "tensorrt", "tensorrt-rtx"):
+        raise PassError(f"target {target!r}: there is no lowering for it")
     if precision == "fp32":
         return ()
     # Q/DQ sits on a 16-bit body: fused attention does not exist in float32 on TensorRT.

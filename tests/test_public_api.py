@@ -72,7 +72,7 @@ SIGNATURES = {
     "weights='pretrained', revision=None, shapes=None, compute_capabilities=(), threads=0, "
     "force=False)",
     "load": "(path, *, target=None, threads=0, trust=False)",
-    "pipeline": "(path, *, target=None, threads=0)",
+    "pipeline": "(path, *, target=None, threads=0, trust=False)",
 }
 
 

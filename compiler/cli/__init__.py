@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from ...errors import FuselageError
 from .build import build
-from .console import say_error
+from .console import results, say_error
 from .doctor import doctor
 from .explain import explain
 from .export import export
@@ -18,11 +20,23 @@ from .run import run as run_verb
 
 app = typer.Typer(
     name="fuselage",
-    help="Turn a Hugging Face transformer into a verified inference engine.",
+    invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Turn a Hugging Face transformer into a verified inference engine."""
+    if version:
+        results.print(f"fuselage {metadata.version('fuselage')}")
+        raise typer.Exit
+
+
 app.command("build")(build)
 app.command("run")(run_verb)
 app.command("export")(export)

@@ -16,7 +16,8 @@ def doctor(as_json: Json = False) -> None:
     here = host.probe()
     gpus = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in here.gpus) or "none"
     say(f"{here.system}, Python {here.python}, {here.cpu.model or here.cpu.arch}")
-    say(f"{here.cpu.physical_cores} cores for this process, GPUs: {gpus}, driver {here.driver}")
+    driver = here.driver or "none"
+    say(f"{here.cpu.physical_cores} cores for this process, GPUs: {gpus}, NVIDIA driver: {driver}")
     print_table("packages", ("package", "version"), list(here.packages.items()))
     targets = {name: _blockers(name) for name in TARGETS}
     rows = [(name, build or "yes", run or "yes") for name, (build, run) in targets.items()]

@@ -52,7 +52,8 @@ def _inspect_bundle(path: Path, full: bool) -> dict[str, Any]:
     bundle = Bundle.open(path, full=full)
     manifest = bundle.manifest
     weights = "random weights" if manifest.weights == "random" else "pretrained weights"
-    say(f"{manifest.model.id} ({weights}), {manifest.task}, revision {manifest.model.revision}")
+    revision = f", revision {manifest.model.revision}" if manifest.model.revision else ""
+    say(f"{manifest.model.id} ({weights}), {manifest.task}{revision}")
     blockers = bundle.blockers()
     rows = [
         (

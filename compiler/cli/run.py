@@ -30,6 +30,9 @@ def run(
         Path | None, typer.Option(help=".npy for vectors, .jsonl for answers; default stdout.")
     ] = None,
     threads: Threads = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open engines without a manifest; a plan is code.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer on text with the best engine of a bundle that runs here.
@@ -45,7 +48,7 @@ def run(
     texts = _texts(text, text_file)
     with (
         warnings.catch_warnings(record=True) as caught,
-        pipeline(bundle, target=target, threads=threads) as runtime,
+        pipeline(bundle, target=target, threads=threads, trust=trust) as runtime,
     ):
         warnings.simplefilter("always")
         for line in runtime.engine.notes:

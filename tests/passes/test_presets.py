@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 
+from fuselage.compiler.check_pass import NumberCheck
+from fuselage.errors import PassError
+from fuselage.graph.model import Graph
 from fuselage.passes.base import EXACT
+from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import CANONICAL, lowering
 
 
 def test_the_order_of_the_canonical_passes_is_pinned() -> None:
     assert [step.spec for step in CANONICAL] == [
-        "raise-opset(opset=23)",
         "clean-up",
+        "raise-opset(opset=23)",
         "fold-constants(growth_bytes=65536)",
         "infer-shapes",
         "fold-shapes",
@@ -60,3 +65,23 @@ def test_activations_stay_int8_without_vnni() -> None:
 def test_a_precision_that_was_asked_for_is_required(precision: str, required: bool) -> None:
     first = lowering("tensorrt", precision)[0]  # type: ignore[arg-type]
     assert first.required is required
+
+
+def test_functions_of_an_older_opset_are_inlined_and_initializers_may_be_inputs() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 20, "my": 1]>
+        g (float[batch, 2] x, float[2, 2] W) => (float[batch, 2] y)
+        <float[2, 2] W = {1, 2, 3, 4}> { h = my.F(x)  y = MatMul(h, W) }
+        <domain: "my", opset_import: ["": 20]> F (a) => (b) { b = Identity(a) }"""
+    )
+    graph = Graph(model)
+    assert [spec.name for spec in graph.inputs] == ["x"]
+    done = PassPipeline(CANONICAL, NumberCheck(graph)).run(graph)
+    assert [record.rolled_back for record in done.history if record.rolled_back] == []
+    assert done.op_counts == {"MatMul": 1}
+    assert done.opset == 23
+
+
+def test_an_unknown_target_has_no_lowering() -> None:
+    with pytest.raises(PassError, match="target 'npu': there is no lowering for it"):
+        lowering("npu", "fp16")
