@@ -38,6 +38,7 @@ def plain_export(folder: Path) -> Path:
     from fuselage.compiler.tasks import task_module
 
     checkpoint = load_checkpoint(resolve_model("minilm"), "embedding")
+    checkpoint.model.set_attn_implementation("sdpa")  # what transformers loads by default
     module = task_module(checkpoint.model, "embedding", checkpoint.modules).eval()
     names = list(checkpoint.spec.inputs)
     ids = torch.randint(1000, 2000, (2, 16))
