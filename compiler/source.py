@@ -39,7 +39,7 @@ class ModelSource:
     """A model that was found, before anything of it is loaded.
 
     Attributes:
-        id: hub id, or the local folder as it was given.
+        id: hub id, or the name of the local folder.
         alias: the alias it was asked for by, or whose architecture random weights fill.
         folder: where its files are; None for random weights of an architecture known by alias.
         revision: hub commit hash, or name and version of the package that carries the weights;
@@ -131,7 +131,9 @@ def _from_architecture(alias: str) -> ModelSource:
 
 def _from_folder(name: str, folder: Path, revision: str | None, weights: Weights) -> ModelSource:
     _refuse_revision(name, revision, "a local folder has no revisions")
-    return _from_files(name, None, folder.resolve(), None, weights)
+    folder = folder.resolve()
+    # The folder's own name: a bundle travels, and must not tell how its maker's disk is laid out.
+    return _from_files(folder.name, None, folder, None, weights)
 
 
 def _from_hub(

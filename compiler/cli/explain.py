@@ -12,6 +12,7 @@ import typer
 from ..packages import REWRITING, require
 from .console import print_json, print_table, say
 from .options import Json
+from .subject import is_bundle
 
 
 def explain(
@@ -24,7 +25,7 @@ def explain(
 
     A bundle is explained from its report; an ONNX file is run through the canonical passes.
     """
-    facts = _of_bundle(subject) if subject.is_dir() else _of_file(subject)
+    facts = _of_bundle(subject) if is_bundle(subject) else _of_file(subject)
     fusion: Mapping[str, Any] = facts["fusion"]
     rows = [(kind, entry["found"], entry["fused"]) for kind, entry in fusion.items()]
     print_table(str(subject), ("block", "found", "fused"), rows)

@@ -10,6 +10,7 @@ import typer
 from ..packages import REWRITING, require
 from .console import print_json, print_table, say
 from .options import Json
+from .subject import is_bundle
 
 
 def inspect(
@@ -20,7 +21,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show inputs, outputs, operators, targets, precisions, kernels and files."""
-    facts = _inspect_bundle(subject, full) if subject.is_dir() else _inspect_file(subject)
+    facts = _inspect_bundle(subject, full) if is_bundle(subject) else _inspect_file(subject)
     if as_json:
         print_json(facts)
 

@@ -297,3 +297,17 @@ def test_a_failed_verdict_says_which_half_failed(
     )
     assert said in text
     assert unsaid not in text
+
+
+@pytest.mark.parametrize("verb", ["explain", "inspect"])
+def test_a_subject_that_is_not_there(cli: Cli, verb: str) -> None:
+    code, _, err = cli(verb, "minilm-that-was-not-built")
+    assert code == 1
+    assert "expected the folder of a bundle or an .onnx file, found nothing" in err
+
+
+def test_version(cli: Cli) -> None:
+    from importlib import metadata
+
+    code, out, _ = cli("--version")
+    assert (code, out.strip()) == (0, f"fuselage {metadata.version('fuselage')}")
