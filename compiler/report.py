@@ -51,6 +51,7 @@ def make_report(
     precisions: Mapping[str, Precision],
     verdicts: Sequence[Verdict],
     lost: Mapping[str, Sequence[str]],
+    latency: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Assemble the report; all values are JSON."""
     return {
@@ -82,6 +83,7 @@ def make_report(
             "reference": "PyTorch, float32, eager attention",
             "targets": [_verdict(verdict) for verdict in verdicts],
         },
+        "latency": dict(latency),
         "notes": list(notes),
         "environment": _environment(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..calibration.session import GraphSession
 from ..engines import host
-from ..engines.base import BuildConfig, EngineArtifact, LoadOptions
+from ..engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ..engines.bundle import SOURCE, BundleWriter
 from ..engines.manifest import Manifest, ModelId, TargetEntry
 from ..engines.strict_json import canonical_json
@@ -22,6 +22,7 @@ from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
 from .check_pass import NumberCheck
 from .export import Exported, export
+from .latency import measure_latency
 from .precision import Assignment
 from .progress import Journal
 from .proof import Proof, Verdict
@@ -80,6 +81,7 @@ class Build:
             precisions=self.assignment.precisions,
             verdicts=verdicts,
             lost={item.target: item.lost for item in built},
+            latency=self._time(built, profile),
         )
         self._commit(spec, quantized, built, profile, report)
         return report
@@ -190,8 +192,7 @@ class Build:
         target, precision = item.target, self.assignment.precisions[item.target]
         blocker = backend(target).run_blocker()
         if blocker is None:
-            options = LoadOptions(threads=self.request.threads)
-            with backend(target).load(self.writer.folder(target), options) as engine:
+            with self._load(item) as engine:
                 return proof.examine(target, precision, engine, "engine")
         graph, subject = item.graph, "its graph was run with ONNX Runtime on the CPU"
         if precision == "bf16":
@@ -202,6 +203,19 @@ class Build:
         )
         with GraphSession(graph, threads=self.request.threads) as session:
             return proof.examine(target, precision, session, subject)
+
+    def _time(self, built: list[_Built], profile: ShapeProfile) -> dict[str, Any]:
+        latency = {}
+        with self.journal.stage("time"):
+            for item in built:
+                if backend(item.target).run_blocker() is None:
+                    with self._load(item) as engine:
+                        latency[item.target] = measure_latency(engine, profile)
+        return latency
+
+    def _load(self, item: _Built) -> Engine:
+        options = LoadOptions(threads=self.request.threads)
+        return backend(item.target).load(self.writer.folder(item.target), options)
 
     def _commit(
         self,

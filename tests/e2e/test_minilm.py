@@ -26,8 +26,8 @@ from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import lowering
 
 REPORT_KEYS = {
-    "schema", "model", "stages", "fusion", "quantization", "targets", "verification", "notes",
-    "environment",
+    "schema", "model", "stages", "fusion", "quantization", "targets", "verification", "latency",
+    "notes", "environment",
 }  # fmt: skip
 
 
@@ -41,6 +41,12 @@ def test_the_report_has_the_documented_keys(minilm: Bundle) -> None:
         "name", "seconds", "nodes_before", "nodes_after", "rewrites", "refusals", "rolled_back"
     }  # fmt: skip
     assert stage["name"] == "export"
+
+
+def test_the_report_times_what_runs_here(minilm: Bundle) -> None:
+    latency = read_report(minilm)["latency"]["ort-cpu"]
+    assert [(entry["batch"], entry["sequence"]) for entry in latency] == [(1, 128), (8, 128)]
+    assert all(entry["runs"] >= 5 and entry["median_ms"] > 0 for entry in latency)
 
 
 def test_everything_is_fused_and_nothing_is_rolled_back(minilm: Bundle) -> None:
