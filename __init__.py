@@ -105,16 +105,21 @@ def build(
         model=model,
         out=Path(out),
         precision=precision,
-        targets=tuple(targets),
+        targets=_names(targets),
         task=task,
         texts=None if texts is None else CalibrationSet.from_texts(texts),
         weights=weights,
         revision=revision,
         shapes=shapes,
-        compute_capabilities=tuple(compute_capabilities),
+        compute_capabilities=_names(compute_capabilities),
         threads=threads,
     )
     return run_build(request, force=force).bundle
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    """One name alone is one name, not its letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def load(
