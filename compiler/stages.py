@@ -33,8 +33,9 @@ from .source import ModelSource
 from .widen import widen_bfloat16
 
 TOKENIZER, CALIBRATION = "tokenizer.json", "calibration.json"
-_DEFAULT_BATCH = (1, 8, 64)
-_DEFAULT_LENGTH = 128
+_BEST_BATCH, _BEST_LENGTH = 8, 128
+_MOST_TEXTS, _MOST_TOKENS = 64, 32768
+"""Bounds of the default profile: an engine for 64 texts of 8,192 tokens would fit no GPU."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ class Build:
     def _profile(self, spec: TaskSpec) -> ShapeProfile:
         longest = spec.max_tokens
         if self.request.shapes is None:
-            best = min(_DEFAULT_LENGTH, longest)
-            return ShapeProfile({"batch": _DEFAULT_BATCH, "sequence": (1, best, longest)})
+            most = max(1, min(_MOST_TEXTS, _MOST_TOKENS // longest))
+            best = min(_BEST_LENGTH, longest)
+            axes = {"batch": (1, min(_BEST_BATCH, most), most), "sequence": (1, best, longest)}
+            return ShapeProfile(axes)
         profile = ShapeProfile.parse(self.request.shapes)
         if set(profile.axes) != {"batch", "sequence"}:
             raise BuildError(
