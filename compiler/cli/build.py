@@ -106,7 +106,7 @@ def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object,
         round(entry["bytes"] / 1e6, 1),
         fused,
         _answers(verdict),
-        round(verdict["cosine_min"], 7),
+        f"{verdict['cosine_min']:.6f}",
         f"{verdict['max_abs']:.1e}",
     )
 
