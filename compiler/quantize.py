@@ -15,6 +15,7 @@ from ..engines.text.task import TaskSpec
 from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.insert import InsertQdq
+from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .progress import Journal
 
@@ -83,6 +84,8 @@ def quantize(
         )
     pipeline = PassPipeline((InsertQdq(table.params()),), on_record=journal.records.append)
     quantized = pipeline.run(graph)
+    for found in lint_qdq(quantized.model):
+        journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
     quality = None
     if held_out is not None:
         with journal.stage("measure INT8 on held-out text"):

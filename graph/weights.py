@@ -32,7 +32,7 @@ class DetachedModel:
 def detach_weights(model: ir.Model) -> DetachedModel:
     """Split a model into stub and weights without copying the weights.
 
-    Works for ORT (``SessionOptions.add_external_initializers``) and TensorRT
+    For ORT (``SessionOptions.add_external_initializers``, which copies what it gets) and TensorRT
     (``OnnxParser.load_model_proto`` + ``load_initializer``). A 2.25 GiB model gives a stub of 4 kB
     in 10 ms. Initializers that no node reads are left out, because ORT refuses them.
 
@@ -46,13 +46,15 @@ def detach_weights(model: ir.Model) -> DetachedModel:
         tensor = value.const_value
         if tensor is None or tensor.nbytes <= _INLINE_BYTES:
             continue
-        weights[name] = np.ascontiguousarray(tensor.numpy())
+        # Once: a lazy tensor (a weight in another precision) is computed at each request.
+        array = np.ascontiguousarray(tensor.numpy())
+        weights[name] = array
         value.const_value = ir.ExternalTensor(
             "detached",
             0,
             tensor.nbytes,
             tensor.dtype,
-            shape=ir.Shape(tensor.numpy().shape),
+            shape=ir.Shape(array.shape),
             name=name,
         )
     return DetachedModel(ir.to_proto(stub).SerializeToString(), weights)

@@ -2,9 +2,9 @@
 
     q = x Wq + bq,  k = x Wk + bk,  v = x Wv + bv  ->  q, k, v = Split(x [Wq Wk Wv] + [bq bk bv])
 
-A lowering for ORT CPU: with Attention in its 3-D form it measured 0.93 of three products at
-[8, 128] and equal at [1, 128] (MiniLM, two threads, x86-64 with AVX-512). TensorRT merges
-the three by itself.
+In no preset: TensorRT merges the three by itself, and on ORT CPU the copies of Split cost more than
+the larger product saves (1.04 of three products at [8, 128], 1.00 at [1, 128]; MiniLM, two threads,
+x86-64 with AVX-512, benchmarks/ablation.py). For CPUs where that measures otherwise.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from .fold_shapes import FoldShapes
 from .fuse_attention import FuseAttention
 from .fuse_gelu import FuseGelu
 from .fuse_layer_norm import FuseLayerNorm
-from .merge_qkv import MergeQkv
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
@@ -56,7 +55,8 @@ def lowering(
         # QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
         return (LowerActivationsUint8(),) if uint8_activations else ()
     if target == "ort-cpu":
-        return (MergeQkv(), FoldResidualBias(), CleanUp())
+        # Not merge-qkv: 4 % slower at [8, 128], equal at [1, 128] (benchmarks/ablation.py).
+        return (FoldResidualBias(), CleanUp())
     if target not in ("ort-cuda", "tensorrt", "tensorrt-rtx"):
         raise PassError(f"target {target!r}: there is no lowering for it")
     if precision == "fp32":

@@ -154,11 +154,6 @@ class QuantPolicy:
             )
 
 
-def find_linears(model: ir.Model, policy: QuantPolicy | None = None) -> tuple[Linear, ...]:
-    """The GEMMs of the main graph that the policy would quantise, in graph order."""
-    return (policy or QuantPolicy()).plan(model).linears
-
-
 def constant_operand(operand: ir.Value) -> tuple[ir.Value, bool] | None:
     """The constant behind an operand, and whether a 2-D Transpose stands in between."""
     if ir.convenience.get_const_tensor(operand) is not None:

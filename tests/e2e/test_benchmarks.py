@@ -47,3 +47,9 @@ def test_spearman_orders_pairs(minilm: Bundle, tmp_path: Path) -> None:
     assert script("spearman.py", pairs, minilm.root, "--target", "ort-cpu") == (
         f"{minilm.root}: 100.00 (+0.00)\n"
     )
+
+
+def test_ablation_times_every_variant(minilm: Bundle) -> None:
+    out = script("ablation.py", "--bundle", minilm.root, "--shape", "2x9", "--seconds", 0.2)
+    for name in ("engine", "without fold-residual-bias", "with merge-qkv", "4-D attention"):
+        assert name in out

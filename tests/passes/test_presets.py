@@ -35,7 +35,7 @@ def test_canonical_passes_are_exact_and_optional() -> None:
     assert not any(step.required for step in CANONICAL)
 
 
-CPU = ["merge-qkv", "fold-residual-bias", "clean-up"]
+CPU = ["fold-residual-bias", "clean-up"]
 HALF = ["convert-precision(dtype='float16')", "clean-up"]
 
 
