@@ -46,6 +46,9 @@ app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 
 
+_INTERRUPTED = 130
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
@@ -54,23 +57,21 @@ def run(arguments: Sequence[str]) -> int:
         when interrupted.
     """
     try:
-        app(list(arguments), standalone_mode=False)
+        code = app(list(arguments), standalone_mode=False)
     except FuselageError as error:
         say_error(str(error))
         return 1
     except OSError as error:
         say_error(f"{error.filename or 'the system'}: {error.strerror or error}")
         return 1
-    except KeyboardInterrupt:
-        say_error("interrupted; nothing half-written was left")
-        return 130
-    except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as error:
         return _usage_error(error)
-    return 0
+    # typer answers an interrupt or an early exit with a number instead of an exception.
+    if code == _INTERRUPTED:
+        say_error("interrupted; nothing half-written was left")
+    return code if isinstance(code, int) else 0
 
 
 def _usage_error(error: Exception) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,3 +312,24 @@ def test_version(cli: Cli) -> None:
 
     code, out, _ = cli("--version")
     assert (code, out.strip()) == (0, f"fuselage {metadata.version('fuselage')}")
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fuselage", "build", "minilm", "--target", "ort-cpu"]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "b")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background shell lets its children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "done export" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read()
+    assert running.returncode == 130
+    assert rest.splitlines()[-1] == "error: interrupted; nothing half-written was left"
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

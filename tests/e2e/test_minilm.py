@@ -176,6 +176,28 @@ def test_a_new_process_answers_without_torch_and_transformers(minilm: Bundle) ->
     assert done.returncode == 0, done.stderr
 
 
+def test_json_and_out_go_together(
+    minilm: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fuselage.compiler.cli import run
+
+    out = tmp_path / "vectors.npy"
+    arguments = ["run", str(minilm.root), "--target", "ort-cpu", "--text", "a text"]
+    assert run([*arguments, "--out", str(out), "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
+    np.testing.assert_array_equal(np.load(out, allow_pickle=False), np.array(answers, np.float32))
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(minilm: Bundle) -> None:
+    ids = np.ones((1, 600), np.int64)
+    feeds = {"input_ids": ids, "attention_mask": ids, "token_type_ids": 0 * ids}
+    with (
+        fuselage.load(minilm.root, target="ort-cpu") as engine,
+        pytest.raises(fuselage.FeedError, match="600"),
+    ):
+        engine.run(feeds)
+
+
 def test_tensorrt_says_what_is_missing_and_what_runs(minilm: Bundle) -> None:
     if backend("tensorrt-rtx").run_blocker() is None:
         with fuselage.load(minilm.root, target="tensorrt-rtx") as engine:
