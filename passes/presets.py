@@ -18,6 +18,7 @@ from .fuse_layer_norm import FuseLayerNorm
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
+from .split_batched_heads import SplitBatchedHeads
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -29,6 +30,7 @@ CANONICAL: tuple[Pass, ...] = (
     FoldShapes(),  # before attention: frees head splits from shape arithmetic
     FuseLayerNorm(),
     FuseGelu(),
+    SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
     FlattenAttentionHeads(),  # after fusing: it rewrites the 4-D form
     CleanUp(),  # equal masks of all layers become one
