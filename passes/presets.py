@@ -14,7 +14,9 @@ from .fold_residual_bias import FoldResidualBias
 from .fold_shapes import FoldShapes
 from .fuse_attention import FuseAttention
 from .fuse_gelu import FuseGelu
+from .fuse_key_value_cache import FuseKeyValueCache
 from .fuse_layer_norm import FuseLayerNorm
+from .group_key_value_heads import GroupKeyValueHeads
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
@@ -32,6 +34,8 @@ CANONICAL: tuple[Pass, ...] = (
     FuseGelu(),
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
+    GroupKeyValueHeads(),  # before the cache: keys are appended, then repeated
+    FuseKeyValueCache(),
     FlattenAttentionHeads(),  # after fusing: it rewrites the 4-D form
     CleanUp(),  # equal masks of all layers become one
     SimplifyAttentionMask(),
