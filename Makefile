@@ -21,7 +21,7 @@ TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine doctor bench test test-all gpu-check lint format typecheck clean
+.PHONY: help setup engine doctor bench families test test-all gpu-check lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: $(VENV)/.installed-dev  ## Run the tests, the end-to-end build of MiniLM i
 
 test-all: $(VENV)/.installed-dev  ## Run the slow tests too
 	@$(TEST) -m "not gpu"
+
+families: $(VENV)/.installed  ## Export every family every way, fuse it, compare it; write docs/families.md
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/coverage.py --markdown docs/families.md
 
 gpu-check: $(VENV)/.installed-dev  ## On a machine with an NVIDIA GPU: run the tests that need it
 	@$(BIN)/fuselage doctor

@@ -1,0 +1,1 @@
+"""Random-weight families, exported the ways their users export them."""

@@ -70,7 +70,7 @@ def export(family: Family, spelling: Spelling, path: Path, width: Width = SMALL)
 
 def _dynamo(traced: Traceable, example: Feeds, opset: int | None, path: Path) -> None:
     axes: list[Any] = [
-        {axis: torch.export.Dim.DYNAMIC for axis in _axes(traced, name)} for name in example
+        dict.fromkeys(_axes(traced, name), torch.export.Dim.DYNAMIC) for name in example
     ]
     if traced.cache is not None:
         axes = [*axes[:2], tuple(axes[2:])]

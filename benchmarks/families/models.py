@@ -1,4 +1,4 @@
-"""The families: transformers 5 configurations with random weights, small enough to trace in seconds.
+"""The families: transformers 5 configurations with random weights, traced in seconds.
 
 A family is told apart by the shape of its blocks, not by its name: encoders with and without a
 position bias, encoder-decoders, decoders with and without grouped queries, with and without a
@@ -93,7 +93,7 @@ class Traceable:
     """
 
     family: Family
-    module: torch.nn.Module
+    module: Any
     outputs: tuple[str, ...]
     cache: tuple[int, int, int] | None = None
 
@@ -103,7 +103,8 @@ class Traceable:
         """Random inputs; rows after the first have padding, the last none at all when asked."""
         generator = torch.Generator().manual_seed(batch * 100 + sequence)
         if self.family.kind == "vision":
-            return {"pixel_values": torch.randn(batch, 3, 32, 32, generator=generator)}
+            size = self.module.model.config.image_size
+            return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator)}
 
         def ids(length: int) -> torch.Tensor:
             return torch.randint(5, VOCABULARY, (batch, length), generator=generator)
@@ -320,9 +321,9 @@ def _bert(config: Any, model: Any, **extra: Any) -> Callable[[Width], Any]:
 
 
 def _vit(w: Width) -> Any:
-    image = 32 if w is SMALL else 224
+    image, patch = (32, 8) if w is SMALL else (224, 16)
     sizes = {key: value for key, value in _bert_like(w).items() if key != "vocab_size"}
-    return hf.ViTModel(hf.ViTConfig(**sizes, image_size=image, patch_size=image // 4))
+    return hf.ViTModel(hf.ViTConfig(**sizes, image_size=image, patch_size=patch))
 
 
 def _llama(w: Width) -> Any:
@@ -342,9 +343,7 @@ FAMILIES: tuple[Family, ...] = (
         ENCODER,
     ),
     Family("distilbert", "encoder", _distilbert, ENCODER),
-    Family(
-        "albert", "encoder", _bert(hf.AlbertConfig, hf.AlbertModel, embedding_size=48), ENCODER
-    ),
+    Family("albert", "encoder", _bert(hf.AlbertConfig, hf.AlbertModel, embedding_size=48), ENCODER),
     Family(
         "mpnet",
         "encoder",
