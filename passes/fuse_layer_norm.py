@@ -1,98 +1,84 @@
-"""Recognise LayerNormalization spelled out in primitive operators."""
+"""Recognise layer norms spelled out in primitive operators.
+
+    (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * gain + bias
+      ->  LayerNormalization(x, gain, bias)
+
+Gain and bias may be absent.
+
+Source: https://onnx.ai/onnx/operators/onnx__LayerNormalization.html, arXiv 1607.06450 eq. 3-4
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from .constants import array_of, int_attribute, ints_of, scalar_mismatch, scalar_of, static_dim
-from .rewrite import RewritePass, RewriteRule
-
-
-class _LayerNorm(RewriteRule):
-    """The equation below, abstract: its spellings differ in the square alone.
-
-        (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * g + b  ->  LayerNormalization(x, g, b)
-
-    Refuses when a mean is not over the last axis alone, or keeps no axis.
-    """
-
-    source = (
-        "https://onnx.ai/onnx/operators/onnx__LayerNormalization.html (arXiv 1607.06450, eq. 3-4)"
-    )
-
-    def refuse(self, values: dict[str, ir.Value]) -> str | None:
-        """Decline other axes, exponents and parameter shapes."""
-        hidden = static_dim(values["x"], -1)
-        for mean, axes in (("mean", "axes1"), ("variance", "axes2")):
-            reason = _axis_mismatch(values[mean], values[axes], values["x"])
-            if reason is not None:
-                return f"{mean}: {reason}"
-        for parameter in ("gain", "bias"):
-            array = array_of(values[parameter])
-            if array is None or hidden is None or array.shape != (hidden,):
-                shape = None if array is None else list(array.shape)
-                return f"{parameter} has shape {shape}, not [{hidden}]"
-        if scalar_of(values["epsilon"]) is None:
-            return "epsilon is not a scalar constant"
-        return scalar_mismatch("exponent", values["two"], 2.0) if "two" in values else None
-
-    def replace(self, tape: ir.tape.Tape, values: dict[str, ir.Value]) -> ir.Value:
-        """The right side."""
-        epsilon = scalar_of(values["epsilon"])
-        assert epsilon is not None
-        return tape.op(
-            "LayerNormalization",
-            [values["x"], values["gain"], values["bias"]],
-            {"axis": -1, "epsilon": float(np.float32(epsilon))},
-        )
-
-
-class LayerNormPow(_LayerNorm):
-    """The square is ``Pow(centred, 2)``."""
-
-    def pattern(
-        self, op: Any, x: Any, axes1: Any, axes2: Any, two: Any, epsilon: Any, gain: Any, bias: Any
-    ) -> Any:
-        """The left side."""
-        centred = op.Sub(x, op.ReduceMean(x, axes1, _outputs=["mean"]))
-        variance = op.ReduceMean(op.Pow(centred, two), axes2, _outputs=["variance"])
-        root = op.Sqrt(op.Add(variance, epsilon))
-        return op.Add(op.Mul(op.Div(centred, root), gain), bias)
-
-
-class LayerNormMul(_LayerNorm):
-    """The square is ``centred * centred``."""
-
-    def pattern(
-        self, op: Any, x: Any, axes1: Any, axes2: Any, epsilon: Any, gain: Any, bias: Any
-    ) -> Any:
-        """The left side."""
-        centred = op.Sub(x, op.ReduceMean(x, axes1, _outputs=["mean"]))
-        variance = op.ReduceMean(op.Mul(centred, centred), axes2, _outputs=["variance"])
-        root = op.Sqrt(op.Add(variance, epsilon))
-        return op.Add(op.Mul(op.Div(centred, root), gain), bias)
-
-
-def _axis_mismatch(mean: ir.Value, axes: ir.Value, x: ir.Value) -> str | None:
-    node = mean.producer()
-    assert node is not None
-    if int_attribute(node, "keepdims", 1) != 1:
-        return "the mean drops its axis"
-    rank = None if x.shape is None else len(x.shape)
-    got = ints_of(axes)
-    if rank is None or got not in ((-1,), (rank - 1,)):
-        return f"the mean is over axes {got}, not over the last one"
-    return None
+from ..graph.history import Refusal
+from .base import Pass, PassResult, result
+from .constants import producer
+from .spelled_norms import (
+    Miss,
+    axis_mismatch,
+    complete,
+    quotient_of,
+    replace,
+    unwidened,
+)
 
 
 @dataclass(frozen=True)
-class FuseLayerNorm(RewritePass):
-    """Replace spelled-out layer norms; opset 18, where ReduceMean takes its axes as an input."""
+class FuseLayerNorm(Pass):
+    """Replace spelled-out layer norms by the operator of opset 17.
+
+    A centred tensor over the root of a mean counts as found; one that is not replaced is refused
+    with the first difference met. A gain or bias that is no vector stays behind the operator.
+    """
 
     name = "fuse-layer-norm"
-    min_opset = 18
-    rules = (LayerNormPow(), LayerNormMul())
+    min_opset = 17
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the main graph."""
+        rewrites, refusals = 0, []
+        for node in tuple(model.graph):
+            centring = None if node.graph is None else _centring(node)
+            if centring is None:
+                continue
+            try:
+                rewrites += _fuse(node, *centring)
+            except Miss as miss:
+                refusals.append(Refusal(self.name, node.name or "?", str(miss)))
+        return result(model, rewrites, tuple(refusals))
+
+
+def _centring(node: ir.Node) -> tuple[ir.Value, ir.Node] | None:
+    """X and the mean of a Mul or Div that reads ``x - mean(x)``."""
+    if node.domain or node.op_type not in ("Mul", "Div"):
+        return None
+    for value in node.inputs:
+        sub = None if value is None else producer(unwidened(value), "Sub")
+        x = None if sub is None else sub.inputs[0]
+        subtrahend = None if sub is None else sub.inputs[1]
+        mean = None if subtrahend is None else producer(unwidened(subtrahend), "ReduceMean")
+        if mean is None or x is None or mean.inputs[0] is None:
+            continue
+        if unwidened(mean.inputs[0]) is unwidened(x):
+            return x, mean
+    return None
+
+
+def _fuse(node: ir.Node, x: ir.Value, mean: ir.Node) -> int:
+    found = quotient_of(node)
+    if found is None:
+        return 0
+    centred = producer(unwidened(found.numerator), "Sub")
+    if centred is None or centred.outputs[0] is not found.base:
+        raise Miss(
+            f"it divides {found.numerator.name!r} by the root mean square of {found.base.name!r}"
+        )
+    reason = axis_mismatch(mean)
+    if reason is not None:
+        raise Miss(f"mean: {reason}")
+    replace(complete(found, x, biased=True), "LayerNormalization")
+    return 1

@@ -16,6 +16,7 @@ from .fuse_attention import FuseAttention
 from .fuse_gelu import FuseGelu
 from .fuse_key_value_cache import FuseKeyValueCache
 from .fuse_layer_norm import FuseLayerNorm
+from .fuse_rms_norm import FuseRmsNorm
 from .group_key_value_heads import GroupKeyValueHeads
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
@@ -31,6 +32,7 @@ CANONICAL: tuple[Pass, ...] = (
     InferShapes(),  # attention rules read ranks and symbolic dims
     FoldShapes(),  # before attention: frees head splits from shape arithmetic
     FuseLayerNorm(),
+    FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
     FuseGelu(),
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
