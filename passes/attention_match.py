@@ -16,8 +16,16 @@ import onnx_ir as ir
 
 from .constants import int_attribute, ints_attribute, producer, scalar_of, static_dim
 
-_DEPTH = 16
+_DEPTH = 12
 """Additions and scalings between the product and the softmax; six is the most seen."""
+
+_WEAKEST_FILL = -1e3
+"""From here on exp(fill - score) is 0 in every precision."""
+
+_FLOATS = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+)
+"""Casts among these change the precision of a computation; casts to 8 bits quantise."""
 
 
 class Miss(Exception):  # noqa: N818  (control flow between the matcher and its pass)
@@ -76,10 +84,18 @@ class _Scores:
     def scaled(self, factor: float) -> _Scores:
         if factor == 1.0:
             return self
-        if self.softcap or any(term.fill is not None for term in self.terms):
-            raise Miss(f"the scores are multiplied by {factor:g} after they were masked or capped")
-        terms = tuple(replace(term, factor=term.factor * factor) for term in self.terms)
+        if self.softcap:
+            raise Miss(f"the scores are multiplied by {factor:g} after they were capped")
+        terms = tuple(_scaled(term, factor) for term in self.terms)
         return replace(self, scale=self.scale * factor, terms=terms)
+
+
+def _scaled(term: Term, factor: float) -> Term:
+    if term.fill is None:
+        return replace(term, factor=term.factor * factor)
+    if term.fill * factor > _WEAKEST_FILL:
+        raise Miss(f"hidden scores of {term.fill:g} are multiplied by {factor:g}")
+    return replace(term, fill=term.fill * factor)
 
 
 def softmax_of(node: ir.Node) -> ir.Node | None:
@@ -139,7 +155,7 @@ def _uncast(value: ir.Value) -> ir.Value:
     node = producer(value, "Cast")
     while node is not None and node.inputs[0] is not None:
         source = node.inputs[0].dtype
-        if source is None or not source.is_floating_point():
+        if source not in _FLOATS or value.dtype not in _FLOATS:
             break
         value = node.inputs[0]
         node = producer(value, "Cast")
@@ -208,7 +224,7 @@ def _read_fill(node: ir.Node, depth: int) -> _Scores:
         number = scalar_of(fill)
         if number is None:
             continue
-        if number > -1e3:
+        if number > _WEAKEST_FILL:
             raise Miss(f"Where {node.name!r} fills hidden scores with {number:g}")
         term = Term(value=condition, fill=number, fill_where=where)
         inner = _read(scores, depth)
@@ -281,21 +297,30 @@ def _check_shapes(core: Core) -> None:
     for name, tensor in (("Q", core.query), ("K", core.key), ("V", core.value)):
         if tensor.shape is None or len(tensor.shape) != 4:
             raise Miss(f"{name} has shape {tensor.shape}, expected 4 dimensions")
-    for term in core.terms:
-        shape = term.value.shape
-        if shape is None or len(shape) > 4:
-            raise Miss(f"the mask has shape {shape}, expected at most 4 dimensions")
-    # MatMul broadcasts a batch of 1, Attention does not; one head for all queries it knows.
     head_axis = 2 if core.key_is_bshd else 1
-    _check_axis(core.query, core.key, 0, 0)
-    _check_axis(core.query, core.value, 0, 0)
+    _check_batch(core.query, core.key)
+    _check_batch(core.query, core.value)
     heads = static_dim(core.query, 1)
-    kv_heads = {static_dim(core.key, head_axis), static_dim(core.value, 1)}
-    if None not in (heads, *kv_heads) and kv_heads not in ({heads}, {1}):
-        raise Miss(f"Q has shape {core.query.shape}, but K or V has {core.key.shape}")
+    kv_heads = (static_dim(core.key, head_axis), static_dim(core.value, 1))
+    # MatMul broadcasts heads one by one, Attention shares one K/V head among all queries.
+    if heads is None or kv_heads not in ((heads, heads), (1, 1)):
+        raise Miss(f"Q has {heads} heads, K {kv_heads[0]} and V {kv_heads[1]}")
+    for term in core.terms:
+        _check_term(term.value, core.query)
 
 
-def _check_axis(query: ir.Value, other: ir.Value, axis: int, other_axis: int) -> None:
-    ours, theirs = static_dim(query, axis), static_dim(other, other_axis)
+def _check_batch(query: ir.Value, other: ir.Value) -> None:
+    """MatMul broadcasts a batch of 1, Attention does not."""
+    ours, theirs = static_dim(query, 0), static_dim(other, 0)
     if (ours == 1 or theirs == 1) and ours != theirs:
         raise Miss(f"Q has shape {query.shape}, but K or V has {other.shape}")
+
+
+def _check_term(term: ir.Value, query: ir.Value) -> None:
+    """A mask is broadcast to the batch and heads of the scores, never the scores to the mask's."""
+    if term.shape is None or len(term.shape) > 4:
+        raise Miss(f"the mask has shape {term.shape}, expected at most 4 dimensions")
+    for axis in range(len(term.shape) - 2):
+        size = static_dim(query, axis + 4 - len(term.shape))
+        if size == 1 and static_dim(term, axis) != 1:
+            raise Miss(f"the mask of shape {term.shape} is larger than Q of shape {query.shape}")

@@ -3,7 +3,7 @@
     softmax(scale * Q K^T + mask) V  ->  Attention(Q, K, V, mask, scale=scale)
 
 with Q, K, V of shape [batch, heads, sequence, head_dim]; `attention_match` reads the core. Scores
-that are filled where a condition holds become an additive mask, and several masks are added up.
+that are filled where a condition holds become an additive mask, and several masks become one.
 
 The guard ``Where(IsNaN(p), 0, p)`` after the softmax is dropped: it fires for rows whose every key
 is masked, where fuselage follows PyTorch's eager attention (a finite mask, hence uniform weights)
@@ -90,40 +90,75 @@ def _cast(value: ir.Value, dtype: ir.DataType | None, tape: ir.tape.Tape) -> ir.
 
 
 def _mask(node: ir.Node, core: Core, tape: ir.tape.Tape) -> ir.Value | None:
-    """The sum of all terms, additive and of the type of Q."""
-    dtype = node.outputs[0].dtype or core.query.dtype or ir.DataType.FLOAT
+    """All terms in one, additive and of the type of Q."""
+    wanted = node.outputs[0].dtype or core.query.dtype or ir.DataType.FLOAT
+    dtype = _widest(wanted, core)
     total: ir.Value | None = None
     for term in core.terms:
-        additive = _additive(node, term, dtype, tape)
-        if total is None:
-            total = additive
-            continue
-        shape = _broadcast(total.shape, additive.shape)
-        total = tape.op("Add", [total, additive])
-        total.shape, total.type = shape, ir.TensorType(dtype)
-    return None if total is None else _expanded(node, total, core, tape)
+        if term.fill is not None:
+            total = _filled(node, term, total, dtype, tape)
+        elif total is None:
+            total = _additive(node, term, dtype, tape)
+        else:
+            operands = [total, _additive(node, term, dtype, tape)]
+            total = _typed(tape.op("Add", operands), dtype, *operands)
+    if total is None:
+        return None
+    return _expanded(node, _narrowed(node, total, wanted, tape), core, tape)
+
+
+def _widest(dtype: ir.DataType, core: Core) -> ir.DataType:
+    """Terms are summed as they were: two lowest float16 numbers are less than a float16 holds."""
+    for term in core.terms:
+        own = term.value.dtype
+        if term.fill is None and own is not None and own.itemsize > dtype.itemsize:
+            dtype = own
+    return dtype
+
+
+def _narrowed(node: ir.Node, mask: ir.Value, dtype: ir.DataType, tape: ir.tape.Tape) -> ir.Value:
+    """A mask of the type of Q in which -1e9 is no infinity: a row of those has no weights."""
+    if mask.dtype in (None, dtype):
+        return mask
+    assert node.graph is not None
+    assert mask.dtype is not None
+    lowest = np.array(mask_fill(dtype), mask.dtype.numpy())
+    floor = initializer(node.graph, "mask_floor", lowest)
+    return _cast(_typed(tape.op("Max", [mask, floor]), mask.dtype, mask), dtype, tape)
+
+
+def _filled(
+    node: ir.Node, term: Term, total: ir.Value | None, dtype: ir.DataType, tape: ir.tape.Tape
+) -> ir.Value:
+    """What was added so far, hidden where the condition says."""
+    assert node.graph is not None
+    hidden = initializer(node.graph, "mask_hidden", np.array(mask_fill(dtype), dtype.numpy()))
+    shown = total or initializer(node.graph, "mask_shown", np.zeros((), dtype.numpy()))
+    sides = [hidden, shown] if term.fill_where else [shown, hidden]
+    return _typed(tape.op("Where", [term.value, *sides]), dtype, term.value, shown)
 
 
 def _additive(node: ir.Node, term: Term, dtype: ir.DataType, tape: ir.tape.Tape) -> ir.Value:
     assert node.graph is not None
-    value = term.value
-    if term.fill is not None:
-        shown = initializer(node.graph, "mask_shown", np.zeros((), dtype.numpy()))
-        hidden = initializer(node.graph, "mask_hidden", np.array(mask_fill(dtype), dtype.numpy()))
-        sides = [hidden, shown] if term.fill_where else [shown, hidden]
-        additive = tape.op("Where", [value, *sides])
-    elif term.factor != 1.0:
-        factor = initializer(node.graph, "mask_scale", np.array(term.factor, dtype.numpy()))
-        additive = tape.op("Mul", [_cast(value, dtype, tape), factor])
-    else:
-        return _cast(value, dtype, tape)
-    additive.shape, additive.type = value.shape, ir.TensorType(dtype)
-    return additive
+    value = _cast(term.value, dtype, tape)
+    if term.factor == 1.0:
+        return value
+    factor = initializer(node.graph, "mask_scale", np.array(term.factor, dtype.numpy()))
+    return _typed(tape.op("Mul", [value, factor]), dtype, value)
 
 
-def _broadcast(left: ir.Shape | None, right: ir.Shape | None) -> ir.Shape | None:
-    if left is None or right is None:
-        return None
+def _typed(value: ir.Value, dtype: ir.DataType, *operands: ir.Value) -> ir.Value:
+    """The value with the type and the shape that its operands are broadcast to."""
+    value.type, shape = ir.TensorType(dtype), ir.Shape([])
+    for operand in operands:
+        if operand.shape is None:
+            raise AssertionError("the matcher checks the rank of every term")
+        shape = _broadcast(shape, operand.shape)
+    value.shape = shape
+    return value
+
+
+def _broadcast(left: ir.Shape, right: ir.Shape) -> ir.Shape:
     rank = max(len(left), len(right))
     ones: list[int | ir.SymbolicDim] = [1]
     padded = [ones * (rank - len(shape)) + list(shape) for shape in (left, right)]
@@ -131,28 +166,40 @@ def _broadcast(left: ir.Shape | None, right: ir.Shape | None) -> ir.Shape | None
 
 
 def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> ir.Value:
-    """The mask with a row a query: ONNX Runtime 1.31 broadcasts batch and heads alone."""
+    """The mask with all rows and columns: ONNX Runtime 1.31 broadcasts batch and heads alone."""
     assert node.graph is not None
+    assert mask.shape is not None
     assert core.query.shape is not None
-    queries = core.query.shape[2]
-    if mask.shape is None:
-        raise AssertionError("the matcher checks the rank of every term")
+    assert core.key.shape is not None
     if len(mask.shape) < 2:
         mask = _raised(node.graph, mask, tape)
-    assert mask.shape is not None
-    rank = len(mask.shape)
-    if mask.shape[rank - 2] != 1 or queries == 1:
+        assert mask.shape is not None
+    key_axis = 1 if core.key_is_bshd else 2
+    *lead, rows, columns = mask.shape
+    queries, keys = core.query.shape[2], core.key.shape[key_axis]
+    wide = columns == 1 and keys != 1
+    if not wide and (rows == queries or not _may_be_one(rows)):
         return mask
-    # Self-attention: the mask tells its own length, so masks of all layers stay equal.
-    read, axis = (mask, rank - 1) if mask.shape[rank - 1] == queries else (core.query, 2)
-    ones = initializer(node.graph, "mask_ones", np.ones(rank - 2, np.int64))
     one = initializer(node.graph, "mask_one", np.ones(1, np.int64))
-    length = tape.op("Shape", [read], {"start": axis, "end": axis + 1})
-    target = tape.op("Concat", [ones, length, one], {"axis": 0})
-    full = tape.op("Expand", [mask, target])
+    # Self-attention: the mask tells its own length, so masks of all layers stay equal.
+    source = (mask, len(lead) + 1) if columns == queries and not wide else (core.query, 2)
+    sizes = [
+        initializer(node.graph, "mask_ones", np.ones(len(lead), np.int64)),
+        one if rows == queries else _size(*source, tape),
+        _size(core.key, key_axis, tape) if wide else one,
+    ]
+    full = tape.op("Expand", [mask, tape.op("Concat", sizes, {"axis": 0})])
     full.type = mask.type
-    full.shape = ir.Shape([*mask.shape[: rank - 2], queries, mask.shape[rank - 1]])
+    full.shape = ir.Shape([*lead, queries, keys if wide else columns])
     return full
+
+
+def _may_be_one(dim: int | ir.SymbolicDim) -> bool:
+    return dim == 1 or not isinstance(dim, int)
+
+
+def _size(value: ir.Value, axis: int, tape: ir.tape.Tape) -> ir.Value:
+    return tape.op("Shape", [value], {"start": axis, "end": axis + 1})
 
 
 def _raised(graph: ir.Graph, mask: ir.Value, tape: ir.tape.Tape) -> ir.Value:
