@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from .base import Pass, PassResult, result
+from .base import Pass, PassResult
+from .infer_shapes import InferShapes as InferShapes
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 
@@ -68,22 +69,3 @@ def _constant_right(node: ir.Node) -> int:
     node.replace_input_with(0, right)
     node.replace_input_with(1, left)
     return 1
-
-
-@dataclass(frozen=True)
-class InferShapes(Pass):
-    """Give every value a dtype and a shape, symbolic dims propagated through shape arithmetic."""
-
-    name = "infer-shapes"
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Run onnx shape inference; existing symbolic names are kept."""
-        before = _typing(model)
-        common.ShapeInferencePass(data_prop=True)(model)
-        # Counts what was learnt: exporters write ranks without sizes, which is not an absent shape.
-        learnt = sum(old != new for old, new in zip(before, _typing(model), strict=True))
-        return result(model, learnt)
-
-
-def _typing(model: ir.Model) -> list[tuple[str, str]]:
-    return [(str(value.type), str(value.shape)) for node in model.graph for value in node.outputs]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..errors import PassError
 from .base import Pass
-from .clean_up import CleanUp, InferShapes
+from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
 from .flatten_attention_heads import FlattenAttentionHeads
 from .fold_constants import FoldConstants
@@ -18,6 +18,7 @@ from .fuse_key_value_cache import FuseKeyValueCache
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_rms_norm import FuseRmsNorm
 from .group_key_value_heads import GroupKeyValueHeads
+from .infer_shapes import InferShapes, RestoreOutputs
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
@@ -44,6 +45,7 @@ CANONICAL: tuple[Pass, ...] = (
     InferShapes(),  # the new mask is typed: conversion of precision reads dtypes
     FoldShapes(),  # its size comes from the input the other sizes come from
     CleanUp(),  # the replaced mask subgraphs go
+    RestoreOutputs(),  # outputs keep the names of sizes they were declared with
 )
 """From what an exporter wrote to the canonical dialect: standard ONNX, opset 23."""
 
