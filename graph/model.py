@@ -1,16 +1,17 @@
-"""Graph: an onnx_ir model and how it came to be. Protobuf stays inside this file and weights.py."""
+"""Graph: an onnx_ir model and how it came to be. Protobuf stays inside this folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import GraphError
+from .foreign import read_model
 from .history import StageRecord
 from .tensors import Dim, TensorSpec
 
@@ -38,28 +39,12 @@ class Graph:
         """Read an ONNX file; external weights are memory-mapped, not read.
 
         Raises:
-            GraphError: when the file is missing, truncated, not ONNX, or points at weights that
-                are missing or too short.
+            GraphError: when the file is missing, truncated, not ONNX, not a sound model, or points
+                at weights that are missing, too short, or outside its folder.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise GraphError(f"{path}: no such file; expected an ONNX model")
-        try:
-            model = ir.load(path)
-        except Exception as error:  # protobuf and onnx_ir raise many unrelated types here
-            raise GraphError(f"{path}: not a readable ONNX model ({_first_line(error)})") from error
-        if not len(model.graph) or not model.graph.outputs:
-            raise GraphError(
-                f"{path}: expected an ONNX graph with nodes and outputs, got {len(model.graph)} "
-                f"nodes and {len(model.graph.outputs)} outputs; is it an ONNX file at all?"
-            )
-        parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for part in parts:
-            _check_order(part, frozenset(), path)
-        graph = cls(model)
-        graph._check_weights(path)
+        model = read_model(Path(path))
         _read_small(model)
-        return graph
+        return cls(model)
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write ``path`` and, when there are large weights, ``<stem>.weights`` beside it.
@@ -143,64 +128,16 @@ class Graph:
             sha.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
         return sha.hexdigest()
 
-    def _check_weights(self, path: Path) -> None:
-        values = (v for graph in self.model.graphs() for v in graph.initializers.values())
-        for value in values:
-            name, tensor = value.name, value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
-            place = PurePosixPath(tensor.location)
-            if place.is_absolute() or ".." in place.parts:
-                raise GraphError(
-                    f"{path}: initializer {name!r} lies in {tensor.location!r}, outside the folder "
-                    "of the model; expected a file beside it"
-                )
-            file = Path(tensor.path)
-            if not file.resolve().is_relative_to(path.parent.resolve()):
-                raise GraphError(
-                    f"{path}: initializer {name!r} lies in {file.name!r}, a link out of the folder "
-                    "of the model; copy the file itself beside the model"
-                )
-            needed = (tensor.offset or 0) + tensor.nbytes
-            held = file.stat().st_size if file.is_file() else -1
-            if held < needed:
-                found = f"holds {held:,}" if held >= 0 else "is missing"
-                raise GraphError(
-                    f"{path}: initializer {name!r} needs {needed:,} bytes of {file.name}, which "
-                    f"{found}; the model is truncated, copy both files again"
-                )
-
-
-def _check_order(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path: Path) -> None:
-    """Every node reads what inputs, initializers, outer graphs or nodes before it give."""
-    known = {*outer, *graph.inputs}
-    if isinstance(graph, ir.Graph):
-        known.update(graph.initializers.values())
-    for node in graph:
-        unknown = [value for value in node.inputs if value is not None and value not in known]
-        if unknown:
-            raise GraphError(
-                f"{path}: node {node.name!r} ({node.op_type}) reads {unknown[0].name!r}, which no "
-                "input, initializer or earlier node gives; the graph is broken, export it again"
-            )
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                _check_order(attribute.as_graph(), frozenset(known), path)
-        known.update(node.outputs)
-
 
 def _read_small(model: ir.Model) -> None:
-    """Read what is not worth a mapping, and weights of subgraphs, which builders take inline."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
-            if graph is not model.graph or tensor.nbytes <= _EXTERNAL_BYTES:
-                # A copy, because onnx_ir unmaps the file when it saves the model.
-                value.const_value = ir.Tensor(
-                    tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name
-                )
+    """Read what is not worth a mapping."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _EXTERNAL_BYTES:
+            # A copy, because onnx_ir unmaps the file when it saves the model.
+            value.const_value = ir.Tensor(
+                tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name
+            )
 
 
 def tensor_spec(value: ir.Value) -> TensorSpec:
@@ -241,10 +178,3 @@ def reject_nan(model: ir.Model, origin: str) -> None:
                 f"{origin}: weight {name!r} {list(array.shape)} holds {bad} NaN or infinite values "
                 f"of {array.size}; expected finite weights, repair or download the model again"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:  # onnx_ir wraps the cause once a nesting
-        error = error.__cause__
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

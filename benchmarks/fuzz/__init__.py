@@ -1,0 +1,1 @@
+"""Mutated models for `benchmarks/fuzz_optimize.py`: seeds, mutations, and the judge."""

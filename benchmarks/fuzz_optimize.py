@@ -1,0 +1,216 @@
+"""Feed ``fuselage optimize`` a thousand damaged models and hold it to what it promises.
+
+    python benchmarks/fuzz_optimize.py [--count 1000] [--seed 0] [--keep DIR] [FILE.onnx ...]
+
+Small sound models (`fuzz/seeds.py`, and any files named) are damaged at bytes and at structure
+(`fuzz/mutations.py`), optimised in worker processes under limits of time and memory, and judged
+(`fuzz/judge.py`). A worker that dies is a fault of what it was doing. The same seed gives the same
+files on every machine. Exit code 1 when there was a fault; the files go to ``--keep``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SECONDS = 30.0
+"""Longest time for one file: the slowest sound one takes 1.5 s on a busy core."""
+
+_MEMORY_BYTES = 6 << 30
+
+_OPTIONS = ((),) * 3 + (("--target", "ort-cpu"),)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One damaged file.
+
+    Attributes:
+        seed: of the run.
+        index: of the file in the run.
+        model: name of the model it started from.
+    """
+
+    seed: int
+    index: int
+    model: str
+
+    def make(self, models: dict[str, bytes]) -> tuple[str, bytes, tuple[str, ...]]:
+        """What was done, the bytes, and the options to optimise with."""
+        from fuzz.mutations import mutate
+
+        rng = random.Random(f"{self.seed}/{self.index}/{self.model}")
+        done, content = mutate(models[self.model], rng)
+        return done, content, rng.choice(_OPTIONS)
+
+
+def main() -> int:
+    """Run, print the tally, and return the exit code."""
+    arguments = _arguments()
+    if arguments.worker:
+        return _work(tuple(arguments.files), arguments.options)
+    cases = _cases(arguments)
+    started = time.perf_counter()
+    tally: collections.Counter[str] = collections.Counter()
+    faults: list[tuple[Case, str, str]] = []
+    with Workers(tuple(arguments.files), arguments.options) as workers:
+        for case in cases:
+            done, verdict = workers.run(case)
+            tally[_kind(verdict)] += 1
+            if arguments.verbose:
+                print(f"{case.index} {case.model} {done}: {verdict}", flush=True)
+            if verdict.startswith("fault"):
+                faults.append((case, done, verdict))
+                print(f"{case.index} {case.model} {done}: {verdict}", flush=True)
+    if arguments.keep is not None:
+        _keep(faults, tuple(arguments.files), arguments.keep)
+    for kind, count in tally.most_common():
+        print(f"{count:6d}  {kind}")
+    seconds = time.perf_counter() - started
+    print(f"{len(cases)} files, {len(faults)} faults, {seconds:.0f} s")
+    return 1 if faults else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", type=Path, help="further models to start from")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, nargs="*", help="indices of the files to run")
+    parser.add_argument("--keep", type=Path, help="folder for the files that show a fault")
+    parser.add_argument("--options", nargs="*", default=[], help="further options of optimize")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    from fuzz.seeds import SEEDS
+
+    names = [*SEEDS, *(path.stem for path in arguments.files)]
+    cases = [
+        Case(arguments.seed, index, names[index % len(names)]) for index in range(arguments.count)
+    ]
+    return [case for case in cases if arguments.only is None or case.index in arguments.only]
+
+
+def _kind(verdict: str) -> str:
+    return ":".join(verdict.split(":")[:2])[:60] if verdict.startswith("ok") else "fault"
+
+
+def _keep(faults: list[tuple[Case, str, str]], files: tuple[Path, ...], folder: Path) -> None:
+    from fuzz.seeds import all_seeds
+
+    models = dict(all_seeds(files))
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, _, verdict in faults:
+        _, content, _ = case.make(models)
+        stem = f"{case.seed}.{case.index}.{case.model}"
+        (folder / f"{stem}.onnx").write_bytes(content)
+        (folder / f"{stem}.txt").write_text(verdict)
+
+
+class Workers:
+    """One worker process, replaced when it dies or hangs."""
+
+    def __init__(self, files: tuple[Path, ...], options: list[str]) -> None:
+        self._command = [sys.executable, __file__, "--worker", *map(str, files)]
+        self._command += ["--options", *options] if options else []
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, case: Case) -> tuple[str, str]:
+        """What was done to the file, and the verdict."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([case.seed, case.index, case.model]) + "\n")
+        self._process.stdin.flush()
+        return self._await(time.monotonic() + _SECONDS)
+
+    def _await(self, deadline: float) -> tuple[str, str]:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        stage, done = "start", "?"
+        while True:
+            wait = deadline - time.monotonic() + (30 if stage == "start" else 0)
+            ready, _, _ = select.select([process.stdout], [], [], max(wait, 0))
+            line = process.stdout.readline() if ready else ""
+            if not line:
+                return done, self._mourn(stage, hung=not ready)
+            message: dict[str, Any] = json.loads(line)
+            done = message.get("done", done)
+            stage = message.get("stage", stage)
+            if "verdict" in message:
+                return done, message["verdict"]
+
+    def _mourn(self, stage: str, *, hung: bool) -> str:
+        assert self._process is not None
+        self._process.kill()
+        code = self._process.wait()
+        self._process = None
+        what = "hangs" if hung else f"dies with {code}"
+        # The input alone is not ours to mend: it is run only to know the right answer.
+        kind = "ok: judged" if stage in ("input", "judge") else "fault"
+        return f"{kind}: the process {what} at stage {stage}"
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _work(files: tuple[Path, ...], options: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from fuzz.judge import judge
+    from fuzz.seeds import all_seeds
+
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(**message: str) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    models = dict(all_seeds(files))
+    for line in sys.stdin:
+        case = Case(*json.loads(line))
+        done, content, chosen = case.make(models)
+        tell(done=done, stage="made")
+        folder = Path(tempfile.mkdtemp(prefix="fuselage-fuzz-"))
+        try:
+            verdict = judge(
+                content,
+                folder,
+                ("--quiet", "--threads", "1", *chosen, *options),
+                lambda stage: tell(stage=stage),
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        tell(verdict=verdict)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

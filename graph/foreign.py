@@ -1,0 +1,262 @@
+"""Read an ONNX file from anywhere: nothing in it is believed before it is checked.
+
+onnx_ir and the C++ behind onnx and ONNX Runtime take much for granted, drop what they do not know,
+or crash. What comes out of here is sound: names are defined once and before they are read, tensors
+hold the bytes their shape asks for, weights lie beside the model, and the ONNX checker agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+
+from ..errors import GraphError
+from .foreign_tensors import check_tensors, densify
+
+_STANDARD = "ai.onnx"
+"""The long name of the standard domain; the short one is the empty string."""
+
+_FREE_WEIGHTS_IR = 4
+"""First IR version in which an initializer need not be listed as an input."""
+
+_STUB_BYTES = 1024
+"""Larger weights are left out of what the checker is given: it would copy them twice."""
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with git lfs pull",
+    b"\x89HDF": "an HDF5 file",
+    b"\x80\x02": "a pickle",
+    b"{": "JSON",
+    b"<": "HTML or XML",
+}
+
+
+def read_model(path: Path) -> ir.Model:
+    """The model in a file, checked; external weights are mapped, not read.
+
+    Raises:
+        GraphError: when the file is missing, truncated, not ONNX, or not a sound model.
+    """
+    proto = _parse(path)
+    try:
+        check_model(proto, path)
+        model = ir.from_proto(proto)
+    except GraphError:
+        raise
+    except Exception as error:  # protobuf, onnx and onnx_ir raise many unrelated types here
+        raise GraphError(f"{path}: not a readable ONNX model ({_innermost(error)})") from error
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def _parse(path: Path) -> ModelProto:
+    if not path.is_file():
+        raise GraphError(f"{path}: no such file; expected an ONNX model")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf raises its own types, and others for other formats
+        raise GraphError(
+            f"{path}: not a readable ONNX model ({_foreign_kind(path) or _innermost(error)})"
+        ) from error
+    graph = proto.graph
+    if not len(graph.node) or not len(graph.output):
+        kind = _foreign_kind(path)
+        hint = f"it is {kind}" if kind else "is it an ONNX file at all?"
+        raise GraphError(
+            f"{path}: expected an ONNX graph with nodes and outputs, got {len(graph.node)} nodes "
+            f"and {len(graph.output)} outputs; {hint}"
+        )
+    return proto
+
+
+def check_model(proto: ModelProto, path: Path) -> None:
+    """Refuse what is unsound, and bring what is sound but rare into the common form.
+
+    In place: the standard domain gets its short name, sparse weights become dense ones, the tensors
+    of subgraphs, functions and attributes come inline, IR versions below 4 become 4.
+
+    Raises:
+        GraphError: naming the first defect, its place, and what to do.
+    """
+    _check_opsets(proto, path)
+    for nodes in _node_lists(proto):
+        for node in nodes:
+            node.domain = "" if node.domain == _STANDARD else node.domain
+    for sparse in densify(proto.graph, path):
+        proto.graph.initializer.append(sparse)
+    _check_names(proto.graph, frozenset(), path)
+    _check_functions(proto, path)
+    check_tensors(proto, path)
+    proto.ir_version = max(proto.ir_version, _FREE_WEIGHTS_IR)
+    try:
+        onnx.checker.check_model(_without_weights(proto))
+    except Exception as error:  # the checker raises its own and protobuf's types
+        complaint = " ".join(str(error).split())[:300]
+        raise GraphError(
+            f"{path}: not a valid ONNX model, the ONNX checker says: {complaint}"
+        ) from error
+
+
+def _check_opsets(proto: ModelProto, path: Path) -> None:
+    versions: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = entry.domain = "" if entry.domain == _STANDARD else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise GraphError(
+                f"{path}: imports opset {versions[domain]} and opset {entry.version} of domain "
+                f"{domain or _STANDARD!r}; expected one version, export the model again"
+            )
+    if not versions:
+        raise GraphError(
+            f"{path}: imports no opset, so its operators have no meaning; expected opset_import "
+            "entries, export the model again"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if not 0 < versions.get("", 1) <= newest:
+        raise GraphError(
+            f"{path}: imports opset {versions['']} of ai.onnx, the installed onnx "
+            f"{onnx.__version__} knows 1 to {newest}; upgrade onnx or export with an older opset"
+        )
+
+
+def _check_names(graph: GraphProto | FunctionProto, outer: frozenset[str], path: Path) -> None:
+    """Every value is defined once, and before it is read; as the ONNX IR asks."""
+    known = set(outer)
+    own: list[str] = []
+    if isinstance(graph, GraphProto):
+        inputs = [info.name for info in graph.input]
+        weights = [tensor.name for tensor in graph.initializer]
+        _check_unique("inputs", inputs, path)
+        _check_unique("initializers", weights, path)
+        own = [*inputs, *weights]
+    else:
+        own = list(graph.input)
+    known.update(own)
+    for node in graph.node:
+        unknown = [name for name in node.input if name and name not in known]
+        if unknown:
+            raise GraphError(
+                f"{path}: node {_label(node)} reads {unknown[0]!r}, which no input, initializer or "
+                "earlier node gives; the graph is broken, export it again"
+            )
+        for inner in _inner_graphs(node):
+            _check_names(inner, frozenset(known), path)
+        for name in filter(None, node.output):
+            if name in known:
+                raise GraphError(
+                    f"{path}: node {_label(node)} defines {name!r}, which is defined already; "
+                    "expected one definition a value, export the graph again"
+                )
+            known.add(name)
+    outputs = graph.output if isinstance(graph, FunctionProto) else [v.name for v in graph.output]
+    missing = [name for name in outputs if name not in known]
+    if missing:
+        raise GraphError(
+            f"{path}: no node, input or initializer gives the output {missing[0]!r}; the graph is "
+            "broken, export it again"
+        )
+    _check_unique("outputs", list(outputs), path)
+
+
+def _check_unique(kind: str, names: list[str], path: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name or name in seen:
+            fault = f"two of the name {name!r}" if name else "one without a name"
+            raise GraphError(f"{path}: expected {kind} with names of their own, got {fault}")
+        seen.add(name)
+
+
+def _check_functions(proto: ModelProto, path: Path) -> None:
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    if len(functions) != len(proto.functions):
+        raise GraphError(f"{path}: defines a function twice; expected one definition a function")
+    done: set[tuple[str, str, str]] = set()
+
+    def visit(name: tuple[str, str, str], trail: tuple[tuple[str, str, str], ...]) -> None:
+        if name in trail:
+            raise GraphError(
+                f"{path}: function {name[1]!r} calls itself, which ONNX does not allow"
+            )
+        if name in done or name not in functions:
+            return
+        for nodes in _lists_of(functions[name].node):
+            for node in nodes:
+                visit((node.domain, node.op_type, node.overload), (*trail, name))
+        done.add(name)
+
+    for name, function in functions.items():
+        visit(name, ())
+        _check_names(function, frozenset(), path)
+
+
+def _without_weights(proto: ModelProto) -> ModelProto:
+    """A copy whose large weights are inputs: all that the checker needs of them is their name."""
+    stub = ModelProto(ir_version=proto.ir_version)
+    stub.opset_import.extend(proto.opset_import)
+    stub.functions.extend(proto.functions)
+    graph = stub.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    inputs = {info.name for info in graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == tensor.DEFAULT and tensor.ByteSize() <= _STUB_BYTES:
+            graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            kind = graph.input.add(name=tensor.name).type.tensor_type
+            kind.elem_type = tensor.data_type
+            kind.shape.SetInParent()
+    return stub
+
+
+def _node_lists(proto: ModelProto) -> Iterator[list[NodeProto]]:
+    yield from _lists_of(proto.graph.node)
+    for function in proto.functions:
+        yield from _lists_of(function.node)
+
+
+def _lists_of(nodes: object) -> Iterator[list[NodeProto]]:
+    """The nodes, then those of every graph inside them."""
+    own: list[NodeProto] = list(nodes)  # type: ignore[call-overload]
+    yield own
+    for node in own:
+        for graph in _inner_graphs(node):
+            yield from _lists_of(graph.node)
+
+
+def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH and not attribute.ref_attr_name:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _label(node: NodeProto) -> str:
+    name = node.name or next(filter(None, node.output), "")
+    return f"{name!r} ({node.op_type})"
+
+
+def _foreign_kind(path: Path) -> str | None:
+    """What a file that is not ONNX looks like; None when that cannot be told."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "an empty file"
+    return next((kind for sign, kind in _SIGNATURES.items() if start.startswith(sign)), None)
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:  # onnx_ir wraps the cause once a nesting
+        error = error.__cause__
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
