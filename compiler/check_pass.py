@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.session import GraphSession
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.base import EXACT, Pass
-from .sampling import samples
-from .widen import widen_bfloat16
+from .reference import Answer, answers_to, reference_answers
 
 _QUANTIZED_SLACK = 1.25
 """How much more noise than Q/DQ itself a 16-bit body may have. Its roundings differ from those of
 the float32 body in single codes, which moves the noise but does not add to it (MiniLM: 1.04)."""
 
-_Outputs = list[dict[str, Array]]
+_Outputs = Sequence[Mapping[str, Array]]
 
 
 class NumberCheck:
@@ -30,78 +30,127 @@ class NumberCheck:
     original, so their errors cannot add up; a pass that may lose digits (a precision) becomes the
     original for those after it.
 
+    Where a query has no key, graphs differ by what they were exported from (docs/semantics.md).
+    Answers that depend on a hidden token are therefore compared between canonical graphs only;
+    elsewhere they must merely stay finite.
+
+    Attributes:
+        not_checked: why nothing is compared, None when it is. Every graph passes then: what
+            cannot be compared is reported, never rolled back.
+
     Args:
         original: the graph before the first pass.
         unquantized: the float graph when the original has Q/DQ. A precision is then judged by its
             distance from the float graph, because two quantised graphs that differ in one rounding
             are as far from each other as from the float graph.
         threads: CPU threads, 0 for all physical cores.
+        canonical: whether the original went through the canonical passes.
     """
 
-    def __init__(self, original: Graph, unquantized: Graph | None = None, threads: int = 0) -> None:
-        self._threads = threads
-        self._feeds = tuple(samples(original))
-        self._expected = self._outputs(original)
-        self._float = None if unquantized is None else self._outputs(unquantized)
+    def __init__(
+        self,
+        original: Graph,
+        unquantized: Graph | None = None,
+        threads: int = 0,
+        *,
+        canonical: bool = False,
+    ) -> None:
+        self._threads, self._canonical = threads, canonical
+        self.not_checked: str | None = None
+        self._expected: tuple[Answer, ...] = ()
+        self._float: list[dict[str, Array]] | None = None
+        try:
+            self._expected = reference_answers(original, threads)
+            if unquantized is not None:
+                self._float = self._outputs(unquantized)
+        except CalibrationError as error:
+            self.not_checked = str(error)
+
+    @property
+    def expected(self) -> tuple[Answer, ...]:
+        """What graphs are held to; empty when nothing is checked."""
+        return self._expected
 
     def __call__(self, graph: Graph, step: Pass) -> str | None:
         """The reason why the rewritten graph is off, or None."""
+        if self.not_checked is not None:
+            return None
         assert step.tolerance is not None
         try:
             got = self._outputs(graph)
         except CalibrationError as error:
             return f"the rewritten graph does not run: {error}"
-        if list(got[0]) != list(self._expected[0]):
-            return f"expected the outputs {list(self._expected[0])}, got {list(got[0])}"
+        wanted = list(self._expected[0].outputs)
+        if list(got[0]) != wanted:
+            return f"expected the outputs {wanted}, got {list(got[0])}"
         if step.tolerance <= EXACT:
-            return self._difference(got, EXACT)
+            return self._difference(got, EXACT, hidden=self._canonical)
         reason = self._difference(got, math.inf)  # shapes, dtypes and NaN
         if reason is not None:
             return reason
         if self._float is not None:
-            noise, allowed = _noise(self._float, got), _noise(self._float, self._expected)
+            noise = self._noise(self._float, got)
+            expected = [answer.outputs for answer in self._expected]
+            allowed = self._noise(self._float, expected)
             limit = _QUANTIZED_SLACK * allowed + step.tolerance
             reason = None if noise <= limit else f"noise {noise:.3f} exceeds {limit:.3f}"
         else:
             reason = self._difference(got, step.tolerance)
         if reason is None:
-            self._expected = got
+            pairs = zip(self._expected, got, strict=True)
+            self._expected = tuple(replace(answer, outputs=outputs) for answer, outputs in pairs)
         return reason
 
-    def _difference(self, got: _Outputs, tolerance: float) -> str | None:
-        for feeds, before, after in zip(self._feeds, self._expected, got, strict=True):
-            for name, wanted in before.items():
-                reason = _output_difference(wanted, after[name], tolerance)
+    def _difference(self, got: _Outputs, tolerance: float, *, hidden: bool = False) -> str | None:
+        for answer, outputs in zip(self._expected, got, strict=True):
+            for name, wanted in answer.outputs.items():
+                defined = None if answer.defined is None or hidden else answer.defined[name]
+                reason = output_difference(wanted, outputs[name], tolerance, defined)
                 if reason is not None:
-                    shape = list(next(iter(feeds.values())).shape)
-                    return f"output {name!r} at input shape {shape}: {reason}"
+                    return f"output {name!r} at {answer.sample.shapes}: {reason}"
         return None
 
-    def _outputs(self, graph: Graph) -> _Outputs:
-        with GraphSession(widen_bfloat16(graph), threads=self._threads) as session:
-            return [session.run(feeds) for feeds in self._feeds]
+    def _noise(self, reference: _Outputs, other: _Outputs) -> float:
+        """Relative error over all outputs and all samples where every query has a key."""
+        whole = [index for index, answer in enumerate(self._expected) if answer.defined is None]
+        return relative_error(_flat(reference, whole), _flat(other, whole))
+
+    def _outputs(self, graph: Graph) -> list[dict[str, Array]]:
+        samples = [answer.sample for answer in self._expected]
+        return answers_to(graph, samples, threads=self._threads)
 
 
-def _output_difference(wanted: Array, got: Array, tolerance: float) -> str | None:
+def output_difference(
+    wanted: Array, got: Array, tolerance: float, defined: NDArray[np.bool_] | None = None
+) -> str | None:
+    """Why two arrays are not the same, or None.
+
+    Args:
+        wanted: of the original.
+        got: of the rewritten graph.
+        tolerance: largest relative error (Frobenius).
+        defined: the elements to compare; the others must only be finite where `wanted` is.
+    """
     if wanted.shape != got.shape or wanted.dtype != got.dtype:
         return f"expected {wanted.dtype}{list(wanted.shape)}, got {got.dtype}{list(got.shape)}"
-    error = _relative_error(wanted.astype(np.float64), got.astype(np.float64))
+    if defined is not None:
+        lost = ~defined & np.isfinite(wanted) & ~np.isfinite(got)
+        if lost.any():
+            return f"{int(lost.sum())} values where every key is hidden were finite and are not"
+        wanted, got = wanted[defined], got[defined]
+    error = relative_error(wanted, got)
     if not error <= tolerance:  # also true for NaN
         return f"relative error {error:.2e} exceeds {tolerance:.0e}"
     return None
 
 
-def _relative_error(reference: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def relative_error(reference: Array, other: Array) -> float:
     """Frobenius norm of the difference over that of the reference."""
-    norm = float(np.linalg.norm(reference))
-    return float(np.linalg.norm(reference - other)) / (norm if norm > 0 else 1.0)
+    wanted, got = reference.astype(np.float64), other.astype(np.float64)
+    norm = float(np.linalg.norm(wanted))
+    return float(np.linalg.norm(wanted - got)) / (norm if norm > 0 else 1.0)
 
 
-def _noise(reference: _Outputs, other: _Outputs) -> float:
-    """Relative error over all samples and outputs together."""
-    return _relative_error(_flat(reference), _flat(other))
-
-
-def _flat(outputs: _Outputs) -> NDArray[np.float64]:
-    arrays = [array.astype(np.float64).ravel() for sample in outputs for array in sample.values()]
-    return np.concatenate(arrays)
+def _flat(outputs: _Outputs, samples: Sequence[int]) -> NDArray[np.float64]:
+    arrays = [array for index in samples for array in outputs[index].values()]
+    return np.concatenate([np.zeros(0), *(array.astype(np.float64).ravel() for array in arrays)])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
 from ..errors import PassError
 from ..graph.history import Refusal, StageRecord
 from ..graph.model import Graph
-from .base import Pass, PassResult
+from .base import EXACT, Pass, PassResult
 from .validate import first_defect
 
 Check = Callable[[Graph, Pass], str | None]
 """Compares a rewritten graph by numbers; the reason when they are off, None when they agree."""
+
+Verify = Literal["each", "final", "off"]
+"""When numbers are compared: after every pass, after the last one, never."""
 
 
 @dataclass(frozen=True)
@@ -24,65 +28,190 @@ class PassPipeline:
 
     Attributes:
         passes: run first to last, each on a clone, so the graph given to `run` never changes.
-        check: called after each pass that modified the graph; None checks the structure alone.
-        on_record: told about every stage as it ends, for progress displays.
+        check: compares numbers with the graph the pipeline started from; None checks the
+            structure alone.
+        on_record: told about every pass as it ends, for progress displays.
+        verify: when `check` is asked. The structure is checked after every pass in any case.
     """
 
     passes: tuple[Pass, ...]
     check: Check | None = None
     on_record: Callable[[StageRecord], None] | None = None
+    verify: Verify = "each"
 
     def run(self, graph: Graph) -> Graph:
         """Apply every pass.
 
         A pass whose result is malformed or gives other numbers is rolled back and the reason
-        recorded; the following passes see the graph as it was before.
+        recorded; the following passes see the graph as it was before. With ``final``, numbers are
+        compared once, and again after each roll-back until they agree; the pass that is off is
+        found by bisection over the graphs between the passes. A pass that may lose digits is
+        compared by itself, because it changes what the passes after it are compared with.
 
         Raises:
             PassError: when a required pass (one the asked precision depends on) fails.
         """
-        for step in self.passes:
-            graph, record = self._apply(step, graph)
-            graph = graph.with_record(record)
-            if self.on_record is not None:
-                self.on_record(record)
+        check = None if self.verify == "off" else self.check
+        for group in groups(self.passes, together=self.verify == "final"):
+            stages = _sound_stages(group, graph, check)
+            history = graph.history
+            graph = stages[-1].after
+            for stage in stages:
+                record = stage.record()
+                history = (*history, record)
+                if self.on_record is not None:
+                    self.on_record(record)
+            graph = Graph(graph.model, history)
         return graph
 
-    def _apply(self, step: Pass, graph: Graph) -> tuple[Graph, StageRecord]:
-        start = time.perf_counter()
-        candidate = graph.clone()
-        outcome, problem = _attempt(step, candidate.model)
-        if outcome is not None and outcome.modified:
-            problem = first_defect(candidate.model)
-            if problem is None and self.check is not None and step.tolerance is not None:
-                problem = self.check(candidate, step)
-        if problem is not None and step.required:
-            raise PassError(f"pass {step.spec}: {problem}")
-        kept = candidate if problem is None and outcome is not None and outcome.modified else graph
-        record = StageRecord(
-            stage=step.spec,
-            seconds=time.perf_counter() - start,
-            nodes_before=len(graph.model.graph),
-            nodes_after=len(kept.model.graph),
-            rewrites=0 if outcome is None or kept is graph else outcome.rewrites,
-            refusals=() if outcome is None else outcome.refusals,
-            rolled_back=problem,
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One pass and the graphs before and after it.
+
+    Attributes:
+        step: the pass.
+        before: the graph it was given.
+        after: what it made of it; `before` itself when nothing changed or it was rolled back.
+        seconds: what pass and structural check took.
+        outcome: what the pass reported, None when it failed.
+        problem: why the result was thrown away, None when it was kept.
+        error: what the pass raised, None when it returned.
+    """
+
+    step: Pass
+    before: Graph
+    after: Graph
+    seconds: float
+    outcome: PassResult | None
+    problem: str | None
+    error: Exception | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the pass made another graph and it was kept."""
+        return self.after is not self.before
+
+    def rolled_back(self, problem: str) -> Stage:
+        """The same stage without its effect.
+
+        Raises:
+            PassError: when the pass is required.
+        """
+        if self.step.required:
+            raise PassError(f"pass {self.step.spec}: {problem}") from self.error
+        return Stage(
+            step=self.step,
+            before=self.before,
+            after=self.before,
+            seconds=self.seconds,
+            outcome=self.outcome,
+            problem=problem,
+            error=self.error,
         )
-        return kept, record
+
+    def record(self) -> StageRecord:
+        """The stage as history and report have it."""
+        return StageRecord(
+            stage=self.step.spec,
+            seconds=self.seconds,
+            nodes_before=len(self.before.model.graph),
+            nodes_after=len(self.after.model.graph),
+            rewrites=self.outcome.rewrites if self.outcome is not None and self.changed else 0,
+            refusals=() if self.outcome is None else self.outcome.refusals,
+            rolled_back=self.problem,
+        )
 
 
-def _attempt(step: Pass, model: ir.Model) -> tuple[PassResult | None, str | None]:
+def attempt(step: Pass, graph: Graph) -> Stage:
+    """Run one pass on a clone and check the structure of what it leaves, not its numbers.
+
+    A stage with a `problem` still has the broken graph in `after`, for those who look into it.
+    """
+    start = time.perf_counter()
+    candidate = graph.clone()
+    outcome, problem, error = _call(step, candidate.model)
+    modified = outcome is not None and outcome.modified
+    if modified:
+        problem = first_defect(candidate.model)
+    return Stage(
+        step=step,
+        before=graph,
+        after=candidate if modified else graph,
+        seconds=time.perf_counter() - start,
+        outcome=outcome,
+        problem=problem,
+        error=error,
+    )
+
+
+def groups(passes: Sequence[Pass], *, together: bool) -> Iterator[tuple[Pass, ...]]:
+    """Passes whose numbers are compared at once: runs of exact ones when `together`, else each."""
+    run: list[Pass] = []
+    for step in passes:
+        exact = step.tolerance is not None and step.tolerance <= EXACT
+        if run and not (together and exact):
+            yield tuple(run)
+            run = []
+        if together and exact:
+            run.append(step)
+        else:
+            yield (step,)
+    if run:
+        yield tuple(run)
+
+
+def first_off(stages: Sequence[Stage], check: Check) -> tuple[int, str] | None:
+    """Index of a pass after which the numbers are off, while before it they agree, and the reason.
+
+    Asks once when they agree in the end, and log2 of the number of passes times more when not.
+    """
+    changed = [index for index, stage in enumerate(stages) if stage.changed]
+    if not changed or stages[changed[-1]].step.tolerance is None:
+        return None
+    sound, off = -1, len(changed) - 1
+    reason = _judge(stages[changed[off]], check)
+    if reason is None:
+        return None
+    while off - sound > 1:
+        middle = (sound + off) // 2
+        found = _judge(stages[changed[middle]], check)
+        if found is None:
+            sound = middle
+        else:
+            off, reason = middle, found
+    return changed[off], reason
+
+
+def _judge(stage: Stage, check: Check) -> str | None:
+    return check(stage.after, stage.step)
+
+
+def _sound_stages(group: Sequence[Pass], graph: Graph, check: Check | None) -> list[Stage]:
+    stages: list[Stage] = []
+    while True:
+        for step in group[len(stages) :]:
+            stage = attempt(step, stages[-1].after if stages else graph)
+            stages.append(stage if stage.problem is None else stage.rolled_back(stage.problem))
+        found = None if check is None else first_off(stages, check)
+        if found is None:
+            return stages
+        index, reason = found
+        stages[index:] = [stages[index].rolled_back(reason)]
+
+
+def _call(step: Pass, model: ir.Model) -> tuple[PassResult | None, str | None, Exception | None]:
     """The result, or why there is none."""
     try:
         outcome = step(model)
     except ir.passes.PreconditionError as error:
         reason = str(error.__cause__ or error)
         if step.required:
-            return None, reason
-        return PassResult(model, False, 0, (Refusal(step.name, "", reason),)), None
+            return None, reason, error
+        return PassResult(model, False, 0, (Refusal(step.name, "", reason),)), None, None
     except PassError as error:
-        return None, str(error)
+        return None, str(error), error
     except Exception as error:  # a faulty pass must not take the build down
-        return None, f"it raised {type(error).__name__}: {error}"
+        return None, f"it raised {type(error).__name__}: {error}", error
     assert isinstance(outcome, PassResult)
-    return outcome, None
+    return outcome, None, None

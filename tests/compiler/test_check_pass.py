@@ -101,7 +101,7 @@ def test_the_same_graph_and_reordered_sums_pass(graph: Graph, check: NumberCheck
 def test_a_wrong_scale_is_caught(check: NumberCheck) -> None:
     reason = check(with_scale(0.5001), Step())
     assert reason is not None
-    assert reason.startswith("output 'pooled' at input shape [3, 7]: relative error ")
+    assert reason.startswith("output 'pooled' at ids [3, 7]: relative error ")
     assert reason.endswith(" exceeds 1e-05")
 
 
