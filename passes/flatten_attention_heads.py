@@ -70,10 +70,11 @@ def _flatten(node: ir.Node) -> str | None:
     merged = _merged_heads(node.outputs[0])
     if isinstance(merged, str):
         return merged
-    tape = ir.tape.Tape()
+    assert node.graph is not None
+    tape, graph = ir.tape.Tape(), node.graph
     flat = ir.node(
         "Attention",
-        [*(_write(plan, tape) for plan in (query, key, value)), *node.inputs[3:]],
+        [*(_write(plan, graph, tape) for plan in (query, key, value)), *node.inputs[3:]],
         {
             **{name: attribute.value for name, attribute in node.attributes.items()},
             "q_num_heads": query.heads,
@@ -120,21 +121,29 @@ def _plan(value: ir.Value | None) -> _Plan | str:
         return f"the heads of {transpose.name!r} have no known number and size"
     reshape = producer(split, "Reshape")
     source = None if reshape is None else reshape.inputs[0]
-    rank = None if source is None or source.shape is None else len(source.shape)
-    if source is None or rank != 3 or static_dim(source, -1) != heads * size:
+    if source is None or not _merges(split, source):
         return _Plan(source=split, heads=heads)  # norms of the heads, parts of a packed product
     return _Plan(source=source, heads=heads)
 
 
-def _write(plan: _Plan, tape: ir.tape.Tape) -> ir.Value:
-    value = plan.source
-    shape, graph = value.shape, value.producer()
+def _merges(split: ir.Value, merged: ir.Value) -> bool:
+    """Whether the shapes are [b, s, heads, size] and [b, s, heads * size]."""
+    if split.shape is None or merged.shape is None or len(merged.shape) != 3:
+        return False
+    heads, size = static_dim(split, 2), static_dim(split, 3)
+    if heads is None or size is None or static_dim(merged, 2) != heads * size:
+        return False
+    # Of the two leading axes one is enough: the other holds the same number of elements.
+    pairs = zip(split.shape[:2], merged.shape[:2], strict=True)
+    return any(ours == theirs and ours != ir.SymbolicDim(None) for ours, theirs in pairs)
+
+
+def _write(plan: _Plan, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:
+    value, shape = plan.source, plan.source.shape
     assert shape is not None
     if len(shape) == 4:
-        assert graph is not None
-        assert graph.graph is not None
         width = plan.heads * int(shape[3])
-        target = initializer(graph.graph, "merge_heads", np.array([0, 0, width], np.int64))
+        target = initializer(graph, "merge_heads", np.array([0, 0, width], np.int64))
         flat = tape.op("Reshape", [value, target])
         flat.type, flat.shape = value.type, ir.Shape([shape[0], shape[1], width])
         value = flat
@@ -144,11 +153,15 @@ def _write(plan: _Plan, tape: ir.tape.Tape) -> ir.Value:
             "RotaryEmbedding",
             [value, *plan.rotary.inputs[1:]],
             {**attributes, "num_heads": plan.heads},
-            name=plan.rotary.name,
+            name=plan.rotary.name if _is_read_once(plan.rotary.outputs[0]) else None,
         )
         turned.type, turned.shape = value.type, value.shape
         value = turned
     return value
+
+
+def _is_read_once(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _merged_heads(output: ir.Value) -> ir.Node | str:
@@ -159,8 +172,6 @@ def _merged_heads(output: ir.Value) -> ir.Node | str:
     if reshape is None:
         return "its heads are not merged by one Reshape"
     split, merged = transpose.outputs[0], reshape.outputs[0]
-    heads, size = static_dim(split, 2), static_dim(split, 3)
-    rank = None if merged.shape is None else len(merged.shape)
-    if heads is None or size is None or rank != 3 or static_dim(merged, 2) != heads * size:
+    if not _merges(split, merged):
         return f"Reshape {reshape.name!r} turns {split.shape} into {merged.shape}"
     return reshape

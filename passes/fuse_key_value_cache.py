@@ -52,6 +52,8 @@ def _fuse(node: ir.Node) -> str | None:
         return ""
     if key is None or value is None:
         return f"{'V' if key is None else 'K'} alone is appended to a cache"
+    if key is value:
+        return "K and V are one cache"
     if int_attribute(node, "is_causal", 0):
         return "the causal mask counts from the first key, not from the first new one"
     for concatenation in (key, value):

@@ -88,12 +88,14 @@ def _repeats(source: ir.Value, raised: ir.Value, repeated: ir.Value, value: ir.V
     size = static_dim(source, 3)
     if size is None or {static_dim(tensor, -1) for tensor in (raised, repeated, value)} != {size}:
         return False
-    # Batch and length pass through a 1 -> g expansion of one axis; both must stay what they were.
-    return _same(source, value, 0) and _same(source, value, 2)
+    # A Reshape may mix batch and length, an Expand may repeat one of them.
+    unmixed = _same(source, 0, raised, 0) or _same(source, 2, raised, 3)
+    return unmixed and _same(source, 0, value, 0) and _same(source, 2, value, 2)
 
 
-def _same(left: ir.Value, right: ir.Value, axis: int) -> bool:
+def _same(left: ir.Value, axis: int, right: ir.Value, other: int) -> bool:
+    """Whether two axes are known to have one size."""
     assert left.shape is not None
     assert right.shape is not None
-    a, b = left.shape[axis], right.shape[axis]
-    return a == b and (isinstance(a, int) or a.value is not None)
+    size = left.shape[axis]
+    return size == right.shape[other] and size != ir.SymbolicDim(None)

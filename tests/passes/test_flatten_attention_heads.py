@@ -30,6 +30,8 @@ CONSTANTS = {
     "positions": np.array([0, -1, 1, 4]),
     "back": np.array([0, -1, 8]),
     "flat": np.array([-1, 8]),
+    "crossed": np.array([3, 2, 2, 4]),
+    "crossed3": np.array([3, 2, 8]),
 }
 
 
@@ -97,7 +99,123 @@ def swapped(old: str, new: str) -> str:
     return body.replace(old, new)
 
 
+FOLDED = {
+    "norms of the split heads": (
+        INPUTS,
+        swapped("v4 = Reshape(v, split)", "v5 = Reshape(v, split)\n v4 = Neg(v5)"),
+        feeds(3, 7, 5),
+    ),
+    "heads from two dimensions": (
+        INPUTS,
+        "q2 = Reshape(q, flat)\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(q2, merged4)"),
+        feeds(1, 7, 5),
+    ),
+    "heads that are inputs": (
+        INPUTS.replace("[b, s, 8] q", "[b, s, 2, 4] q4"),
+        swapped("q4 = Reshape(q, split)\n", ""),
+        {**(some := feeds(2, 3, 4)), "q4": some.pop("q").reshape(2, 3, 2, 4)},
+    ),
+    "rows that change places": (
+        INPUTS.replace("[b, s, 8] q", "[2, 3, 8] q"),
+        swapped("q4 = Reshape(q, split)", "q4 = Reshape(q, crossed)"),
+        {**(other := feeds(3, 2, 4)), "q": other["q"].reshape(2, 3, 8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_heads_that_are_no_mere_split_are_folded(
+    build: Any, apply: Any, same_numbers: Any, name: str
+) -> None:
+    inputs, body, case = FOLDED[name]
+    case.pop("q" if "q4" in case else "", None)
+    model = build(body, inputs)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    assert "Transpose" not in [node.op_type for node in after.graph]
+    (node,) = (node for node in after.graph if node.op_type == "Attention")
+    (fold,) = (v.producer() for v in node.inputs[:3] if v.producer() is not None)
+    assert fold.op_type == "Reshape"
+    assert fold.outputs[0].shape[2] == 8
+    assert fold.outputs[0].dtype == ir.DataType.FLOAT
+    same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+ROTARY = """
+    qr = RotaryEmbedding(qh, cos, sin, at_q)
+    kr = RotaryEmbedding<interleaved = 1>(kh, cos, sin, at_k)
+    a = Attention<scale = 0.3>(qr, kr, vh, mask)
+"""
+ROTARY_INPUTS = INPUTS + ", float[9, 2] cos, float[9, 2] sin, int64[b, s] at_q, int64[b, t] at_k"
+
+
+def test_rotations_are_applied_to_folded_heads(build: Any, apply: Any, same_numbers: Any) -> None:
+    model = build(SPLIT + ROTARY + MERGE, ROTARY_INPUTS)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    assert [node.op_type for node in after.graph] == ["RotaryEmbedding"] * 2 + ["Attention"]
+    turned = [node for node in after.graph if node.op_type == "RotaryEmbedding"]
+    assert [node.attributes["num_heads"].as_int() for node in turned] == [2, 2]
+    assert [node.name for node in turned] == ["n_qr", "n_kr"]
+    assert [str(node.outputs[0].shape) for node in turned] == ["[b,s,8]", "[b,t,8]"]
+    angles = np.outer(np.arange(9), [1.0, 0.1]).astype(np.float32)
+    for batch, s, t in ((2, 5, 7), (1, 1, 1)):
+        positions = {"at_q": np.arange(s) + 2, "at_k": np.arange(t)}
+        case = feeds(batch, s, t) | {"cos": np.cos(angles), "sin": np.sin(angles)}
+        case |= {name: np.tile(row, (batch, 1)) for name, row in positions.items()}
+        same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_rotation_that_others_read_stays_for_them(
+    build: Any, apply: Any, same_numbers: Any, read: bool
+) -> None:
+    outputs = "float[b, s, 8] y, float[b, 2, t, 4] kr" if read else "float[b, s, 8] y"
+    model = build(SPLIT + ROTARY + MERGE, ROTARY_INPUTS, outputs)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    assert [node.op_type for node in after.graph].count("RotaryEmbedding") == 2 + read
+    angles = np.outer(np.arange(9), [1.0, 0.1]).astype(np.float32)
+    case = feeds(2, 3, 4) | {"cos": np.cos(angles), "sin": np.sin(angles)}
+    case |= {"at_q": np.tile(np.arange(3), (2, 1)), "at_k": np.tile(np.arange(4), (2, 1))}
+    same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("past", [0, 3])
+def test_a_cache_keeps_its_four_dimensions(
+    build: Any, apply: Any, same_numbers: Any, past: int
+) -> None:
+    attend = "a, pk, pv = Attention<scale = 0.3>(qh, kh, vh, mask, cache_k, cache_v)\n"
+    inputs = INPUTS.replace("float[b, 1, s, t] mask", "float[b, 1, s, total] mask")
+    inputs += ", float[b, 2, past, 4] cache_k, float[b, 2, past, 4] cache_v"
+    outputs = "float[b, s, 8] y, float[b, 2, total, 4] pk, float[b, 2, total, 4] pv"
+    model = build(SPLIT + attend + MERGE, inputs, outputs)
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    (node,) = after.graph
+    assert [value.name for value in node.outputs] == ["y", "pk", "pv"]
+    assert str(node.outputs[1].shape) == "[b,2,past + t,4]"
+    for s in (4, 1):
+        case = feeds(2, s, s)
+        cache = feeds(2, past, s)["q"].reshape(2, 2, past, 4)
+        mask = np.zeros((2, 1, s, past + s), np.float32)
+        mask[1, ..., :past] = -1e9
+        case |= {"mask": mask, "cache_k": cache, "cache_v": -cache}
+        same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
 REFUSED = {
+    "the number of heads is unknown": (
+        swapped("Reshape(q, split)", "Reshape(q, some)"),
+        "Q: the heads of 'n_qh' have no known number and size",
+    ),
+    "K has no Transpose behind its rotation": (
+        swapped(
+            "a = Attention<scale = 0.3>(qh, kh,",
+            "kn = Neg(kh)\n kr = RotaryEmbedding(kn, cos, sin)\na = Attention<scale = 0.3>(qh, kr,",
+        ),
+        "K: it is not a Transpose with perm [0, 2, 1, 3] of split heads",
+    ),
     "Q is not split": (
         "qh = Reshape(q, other)\n" + swapped("qh = Transpose<perm = [0, 2, 1, 3]>(q4)\n", ""),
         "Q: it is not a Transpose with perm [0, 2, 1, 3] of split heads",
@@ -107,14 +225,6 @@ REFUSED = {
             "kh = Transpose<perm = [0, 2, 1, 3]>(k4)", "kh = Transpose<perm = [2, 0, 1, 3]>(k4)"
         ),
         "K: it is not a Transpose with perm [0, 2, 1, 3] of split heads",
-    ),
-    "V is split without a Reshape": (
-        swapped("v4 = Reshape(v, split)", "v5 = Reshape(v, split)\n v4 = Neg(v5)"),
-        "V: its heads are not split by a Reshape",
-    ),
-    "heads from two dimensions": (
-        "q2 = Reshape(q, flat)\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(q2, merged4)"),
-        "Q: Reshape 'n_q4' turns ",
     ),
     "K and V have other heads": (
         swapped("v4 = Reshape(v, split)", "v4 = Reshape(v, split4)"),
@@ -149,28 +259,14 @@ REFUSED = {
         swapped("y = Reshape(at, merge)", "y0 = Reshape(at, merge4)\n y = Reshape(y0, back)"),
         "Reshape 'n_y0' turns ",
     ),
-    "V is cut into more positions": (
-        swapped("v4 = Reshape(v, split)", "v4 = Reshape(v, positions)"),
-        "V: Reshape 'n_v4' turns ",
-    ),
-    "a cache": (
-        swapped("(qh, kh, vh, mask)", "(qh, kh, vh, mask, kh, vh)"),
-        "it has a key/value cache or several outputs",
-    ),
-    "several outputs": (
-        swapped(
-            "a = Attention<scale = 0.3>(qh, kh, vh, mask)",
-            "a, pk, pv = Attention<scale = 0.3>(qh, kh, vh, mask)",
-        ),
-        "it has a key/value cache or several outputs",
-    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_name_the_reason(build: Any, apply: Any, name: str) -> None:
     body, reason = REFUSED[name]
-    model = build(body)
+    extra = ", float[b, t, 2] cos, float[b, t, 2] sin, int64[4] some"
+    model = build(body, INPUTS + extra)
     after, outcome = apply(FlattenAttentionHeads(), model)
     assert not outcome.modified
     assert len(after.graph) == len(model.graph)
@@ -184,3 +280,13 @@ def test_an_output_of_the_graph_stays_four_dimensional(build: Any, apply: Any) -
     _, outcome = apply(FlattenAttentionHeads(), model)
     assert not outcome.modified
     assert outcome.refusals[0].reason.startswith("its output is not read by one Transpose")
+
+
+def test_merged_rows_that_change_places_are_refused(build: Any, apply: Any) -> None:
+    inputs = (
+        INPUTS.replace("b, s, 8", "2, 3, 8").replace("[b, ", "[2, ").replace("1, s, t", "1, 3, t")
+    )
+    model = build(SPLIT + ATTEND + MERGE.replace("merge)", "crossed3)"), inputs, "float[3, 2, 8] y")
+    _, outcome = apply(FlattenAttentionHeads(), model)
+    assert not outcome.modified
+    assert outcome.refusals[0].reason == "Reshape 'n_y' turns [2,3,2,4] into [3,2,8]"
