@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import CalibrationError
 from ..graph.tensors import Array, TensorSpec
 from .input_roles import InputRole, Role, SizePlan, size_of
 
@@ -59,6 +61,9 @@ CASES = (
 )
 """The first has sizes that all differ, so that a graph rejects a plan that mixes them up."""
 
+_MOST_BYTES = 1 << 28
+"""A sample input may become this large; a file can ask for any size."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -97,12 +102,16 @@ def draw(roles: tuple[InputRole, ...], plan: SizePlan, case: Case, seed: int = 0
         plan: what each symbol stands for.
         case: the sizes.
         seed: the same seed gives the same feeds.
+
+    Raises:
+        CalibrationError: when a fixed size of an input is beyond all use.
     """
     random = np.random.default_rng(seed)
     sizes = {symbol: case.size(role) for symbol, role in plan.items()}
     feeds: dict[str, Array] = {}
     for role in roles:
         shape = [dim if isinstance(dim, int) else size_of(dim, sizes) for dim in role.spec.dims]
+        _check_size(role.spec, shape)
         feeds[role.spec.name] = _values(role, shape, case, random)
     masks = [feeds[role.spec.name] for role in roles if role.kind == "mask"]
     masks = [mask for mask in masks if mask.ndim == 2 and len(mask) == case.batch]
@@ -113,6 +122,12 @@ def draw(roles: tuple[InputRole, ...], plan: SizePlan, case: Case, seed: int = 0
     }
     empty = np.any([(mask == 0).all(axis=1) for mask in masks], axis=0)
     return Sample(case, feeds, redrawn, empty)
+
+
+def _check_size(spec: TensorSpec, shape: list[int]) -> None:
+    needed = math.prod(shape) * np.dtype(spec.dtype).itemsize
+    if min(shape, default=0) < 0 or needed > _MOST_BYTES:
+        raise CalibrationError(f"input {spec} needs {needed:,} bytes, a sample {_MOST_BYTES:,}")
 
 
 def _values(role: InputRole, shape: list[int], case: Case, random: np.random.Generator) -> Array:

@@ -79,12 +79,14 @@ def check_model(proto: ModelProto, path: Path) -> None:
     """Refuse what is unsound, and bring what is sound but rare into the common form.
 
     In place: the standard domain gets its short name, sparse weights become dense ones, the tensors
-    of subgraphs, functions and attributes come inline, IR versions below 4 become 4.
+    of subgraphs, functions and attributes come inline, sizes below 0 become unknown, IR versions
+    below 4 become 4.
 
     Raises:
         GraphError: naming the first defect, its place, and what to do.
     """
     _check_opsets(proto, path)
+    _forget_negative_sizes(proto.graph)
     for nodes in _node_lists(proto):
         for node in nodes:
             node.domain = "" if node.domain == _STANDARD else node.domain
@@ -123,6 +125,17 @@ def _check_opsets(proto: ModelProto, path: Path) -> None:
             f"{path}: imports opset {versions['']} of ai.onnx, the installed onnx "
             f"{onnx.__version__} knows 1 to {newest}; upgrade onnx or export with an older opset"
         )
+
+
+def _forget_negative_sizes(graph: GraphProto) -> None:
+    """Some converters write -1 for a size that varies."""
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+    for node in graph.node:
+        for inner in _inner_graphs(node):
+            _forget_negative_sizes(inner)
 
 
 def _check_names(graph: GraphProto | FunctionProto, outer: frozenset[str], path: Path) -> None:
