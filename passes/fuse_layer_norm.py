@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
+from .casts import unwidened
 from .constants import producer
 from .spelled_norms import (
     Miss,
@@ -23,7 +24,6 @@ from .spelled_norms import (
     complete,
     quotient_of,
     replace,
-    unwidened,
 )
 
 

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
-from .spelled_norms import Miss, complete, quotient_of, replace, unwidened
+from .casts import unwidened
+from .spelled_norms import Miss, complete, quotient_of, replace
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from ..errors import PassError
 from .base import Pass
 from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
+from .expand_rotary_caches import ExpandRotaryCaches
 from .flatten_attention_heads import FlattenAttentionHeads
 from .fold_constants import FoldConstants
 from .fold_residual_bias import FoldResidualBias
@@ -17,6 +18,7 @@ from .fuse_gelu import FuseGelu
 from .fuse_key_value_cache import FuseKeyValueCache
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_rms_norm import FuseRmsNorm
+from .fuse_rotary_embedding import FuseRotaryEmbedding
 from .group_key_value_heads import GroupKeyValueHeads
 from .infer_shapes import InferShapes, RestoreOutputs
 from .qdq.lower_uint8 import LowerActivationsUint8
@@ -35,11 +37,13 @@ CANONICAL: tuple[Pass, ...] = (
     FuseLayerNorm(),
     FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
     FuseGelu(),
+    FuseRotaryEmbedding(),  # before heads are flattened, with which it goes
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
     GroupKeyValueHeads(),  # before the cache: keys are appended, then repeated
     FuseKeyValueCache(),
     FlattenAttentionHeads(),  # after fusing: it rewrites the 4-D form
+    ExpandRotaryCaches(),  # after flattening: the batch is read before the heads are split
     CleanUp(),  # equal masks of all layers become one
     SimplifyAttentionMask(),
     InferShapes(),  # the new mask is typed: conversion of precision reads dtypes

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from .casts import unwidened
 from .constants import (
     initializer,
     insert_before,
@@ -30,8 +31,6 @@ from .constants import (
     static_dim,
 )
 from .rewrite import remove_dead
-
-_HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class Miss(Exception):  # noqa: N818  (control flow between a pass and this file)
@@ -100,16 +99,6 @@ def quotient_of(node: ir.Node) -> Quotient | None:
             numerator=numerator, base=unwidened(base), epsilon=shift, output=node.outputs[0]
         )
     return None
-
-
-def unwidened(value: ir.Value) -> ir.Value:
-    """The value before Casts that change no number: to its own or to a wider float type."""
-    cast = producer(value, "Cast")
-    if cast is None or cast.inputs[0] is None:
-        return value
-    source, to = cast.inputs[0], int_attribute(cast, "to", 0)
-    widens = to == ir.DataType.FLOAT and source.dtype in _HALVES
-    return unwidened(source) if widens or to == source.dtype else value
 
 
 def axis_mismatch(mean: ir.Node) -> str | None:

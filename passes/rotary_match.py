@@ -1,0 +1,153 @@
+"""Read a rotation of half heads: which tensor is rotated, and by which tables.
+
+    x * cos + Concat(-hi, lo) * sin
+    Concat(lo * cos - hi * sin, hi * cos + lo * sin)
+
+The halves are slices or the outputs of a Split, factors and terms stand in any order, and Casts to
+a tensor's own type are looked through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from .casts import uncast, unwidened
+from .constants import int_attribute, producer, scalar_of, sole_consumer, static_dim
+from .last_axis import part_of
+from .rotary_tables import TableMiss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """What is rotated, and how.
+
+    Attributes:
+        x: [batch, heads, sequence, size], or the middle axes swapped.
+        cos: table, as wide as x or half as wide.
+        sin: likewise.
+        doubled: whether the tables are as wide as x.
+        output: of x's shape.
+    """
+
+    x: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    doubled: bool
+    output: ir.Value
+
+
+def rotation_of(node: ir.Node) -> Rotation | None:
+    """The rotation whose last operator a node is, or None where it is none at all."""
+    if node.domain or node.op_type not in ("Add", "Concat") or len(node.inputs) != 2:
+        return None
+    if node.op_type == "Concat":
+        return _of_halves(node)
+    products = [_factors(value) for value in node.inputs]
+    for straight, turned in (products, products[::-1]):
+        for half_turn, sin in turned:
+            halves = _turned_halves(half_turn)
+            if halves is not None and straight:
+                return _of_wholes(node, halves, straight, sin)
+    return None
+
+
+def _factors(value: ir.Value | None) -> tuple[tuple[ir.Value, ir.Value], ...]:
+    """Both orders of the factors of a product."""
+    node = None if value is None else producer(uncast(value), "Mul")
+    if node is None or node.inputs[0] is None or node.inputs[1] is None:
+        return ()
+    left, right = node.inputs[0], node.inputs[1]
+    return ((left, right), (right, left))
+
+
+def _turned_halves(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """Both halves, lo first, of ``Concat(-hi, lo)``."""
+    node = producer(uncast(value), "Concat")
+    if node is None or len(node.inputs) != 2 or node.inputs[1] is None:
+        return None
+    high = _negated(node.inputs[0])
+    return None if high is None else (node.inputs[1], high)
+
+
+def _negated(value: ir.Value | None) -> ir.Value | None:
+    node = producer(value, "Neg", "Mul")
+    if node is None or (node.op_type == "Mul" and scalar_of(node.inputs[1]) != -1.0):
+        return None
+    return node.inputs[0]
+
+
+def _of_wholes(
+    node: ir.Node,
+    halves: tuple[ir.Value, ir.Value],
+    straight: tuple[tuple[ir.Value, ir.Value], ...],
+    sin: ir.Value,
+) -> Rotation:
+    whole = _whole(*halves)
+    for x, cos in straight:
+        if unwidened(x) is unwidened(whole):
+            return Rotation(
+                x=uncast(x), cos=uncast(cos), sin=uncast(sin), doubled=True, output=node.outputs[0]
+            )
+    raise TableMiss(
+        f"the halves of {whole.name!r} are turned, but the product they are added to has the "
+        f"factors {straight[0][0].name!r} and {straight[0][1].name!r}"
+    )
+
+
+def _whole(low: ir.Value, high: ir.Value) -> ir.Value:
+    """The tensor of two halves.
+
+    Raises:
+        TableMiss: when they are not the halves of one tensor.
+    """
+    first, second = part_of(uncast(low)), part_of(uncast(high))
+    if first is None or second is None:
+        raise TableMiss(f"{low.name!r} and {high.name!r} are no parts of known width of a tensor")
+    if unwidened(first.source) is not unwidened(second.source):
+        raise TableMiss(f"{low.name!r} and {high.name!r} are parts of two tensors")
+    width = static_dim(first.source, -1)
+    got = (first.start, first.stop, second.start, second.stop)
+    if width is None or got != (0, first.stop, first.stop, width) or 2 * first.stop != width:
+        raise TableMiss(f"{low.name!r} and {high.name!r} are columns {got}, no halves of {width}")
+    return first.source
+
+
+def _of_halves(node: ir.Node) -> Rotation | None:
+    """``Concat(lo * cos - hi * sin, hi * cos + lo * sin)``."""
+    minus, plus = producer(node.inputs[0], "Sub"), producer(node.inputs[1], "Add")
+    if minus is None or plus is None:
+        return None
+    sums = [*plus.inputs, *plus.inputs[::-1]]
+    for low, cos in _factors(minus.inputs[0]):
+        for high, sin in _factors(minus.inputs[1]):
+            for left, right in (sums[:2], sums[2:]):
+                if (high, cos) in _factors(left) and (low, sin) in _factors(right):
+                    if part_of(uncast(low)) is None:  # cos and lo may have changed places
+                        continue
+                    return Rotation(
+                        x=uncast(_whole(low, high)),
+                        cos=uncast(cos),
+                        sin=uncast(sin),
+                        doubled=False,
+                        output=node.outputs[0],
+                    )
+    return None
+
+
+def with_rest(rotation: Rotation) -> Rotation:
+    """The same on the whole head where the columns that are not rotated are appended."""
+    first = part_of(rotation.x)
+    concat = sole_consumer(rotation.output, "Concat")
+    if first is None or first.start != 0 or concat is None or len(concat.inputs) != 2:
+        return rotation
+    rest = part_of(concat.inputs[1])
+    if concat.inputs[0] is not rotation.output or rest is None:
+        return rotation
+    width = static_dim(first.source, -1)
+    joined = unwidened(rest.source) is unwidened(first.source) and rest.start == first.stop
+    axis = int_attribute(concat, "axis", 0)
+    if not joined or rest.stop != width or axis not in (-1, 3):
+        return rotation
+    return replace(rotation, x=first.source, output=concat.outputs[0])

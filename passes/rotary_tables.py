@@ -1,0 +1,196 @@
+"""Cosine and sine tables: from those rotate-half reads to those RotaryEmbedding reads.
+
+Rotate-half multiplies by tables as wide as a head whose two halves are equal; RotaryEmbedding
+reads one half, [batch, sequence, width / 2]. The half is computed by the same operators from the
+angles before they were doubled, once for all layers and for queries and keys alike.
+
+Source: https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph.tensors import Array
+from .constants import (
+    array_of,
+    initializer,
+    int_attribute,
+    ints_attribute,
+    ints_of,
+    producer,
+    scalar_of,
+    static_dim,
+)
+
+_UNARY = frozenset({"Cos", "Sin", "Cast", "Identity", "Neg"})
+_BINARY = frozenset({"Mul", "Add", "Sub", "Div"})
+
+
+class TableMiss(Exception):  # noqa: N818  (control flow between a pass and this file)
+    """Why a table is none of a rotary embedding."""
+
+
+@dataclass(frozen=True)
+class RotaryTables:
+    """Half tables of one graph, each computed once.
+
+    Attributes:
+        graph: the graph that gets the new nodes.
+    """
+
+    graph: ir.Graph
+    _halves: dict[ir.Value, ir.Value] = field(default_factory=dict, repr=False)
+    _flat: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict, repr=False)
+
+    def half(self, table: ir.Value) -> ir.Value:
+        """The first half along the last axis of a table whose halves are equal by construction.
+
+        Raises:
+            TableMiss: when that cannot be shown from the operators that compute the table.
+        """
+        if table not in self._halves:
+            self._halves[table] = self._halved(table)
+        return self._halves[table]
+
+    def without_heads(self, table: ir.Value, heads_axis: int) -> ir.Value:
+        """[batch, sequence, width] of a table that broadcasts over four axes.
+
+        Args:
+            table: of rank 2 to 4, aligned with the last axes of what it multiplies.
+            heads_axis: 1 or 2, the axis of four along which the table has one entry.
+        """
+        key = (table, heads_axis)
+        if key not in self._flat:
+            self._flat[key] = self._flattened(table, heads_axis)
+        return self._flat[key]
+
+    def _halved(self, table: ir.Value) -> ir.Value:
+        array = array_of(table)
+        if array is not None:
+            return self._half_constant(table, array)
+        node = table.producer()
+        if node is None or node.domain:
+            raise TableMiss(f"the table {table.name!r} is not computed here")
+        doubled = _doubled(node)
+        if doubled is not None:
+            return doubled
+        if node.op_type in _BINARY:
+            return self._half_binary(node)
+        keeps_last = node.op_type in _UNARY or _moves_other_axes(node)
+        first = node.inputs[0]
+        if first is None or not keeps_last:
+            raise TableMiss(
+                f"the halves of the table {table.name!r}, from {node.op_type} {node.name!r}, "
+                "cannot be shown to be equal"
+            )
+        return self._again(node, [self.half(first), *node.inputs[1:]])
+
+    def _half_constant(self, table: ir.Value, array: Array) -> ir.Value:
+        width = array.shape[-1] if array.ndim else 0
+        if width % 2 or not np.array_equal(array[..., : width // 2], array[..., width // 2 :]):
+            raise TableMiss(f"the halves of the table {table.name!r} differ")
+        return initializer(self.graph, f"{table.name}.half", array[..., : width // 2])
+
+    def _half_binary(self, node: ir.Node) -> ir.Value:
+        if node.op_type == "Mul" and scalar_of(node.inputs[1]) == 1.0:  # no attention scaling
+            assert node.inputs[0] is not None
+            return self.half(node.inputs[0])
+        operands = [value for value in node.inputs if value is not None]
+        return self._again(node, [v if _is_narrow(v) else self.half(v) for v in operands])
+
+    def _again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
+        """The same operator on other inputs, right behind it."""
+        old = node.outputs[0]
+        new = self._after(node, node.op_type, inputs, tuple(node.attributes.values()))
+        new.type = old.type
+        if old.shape is not None:
+            width = static_dim(old, -1)
+            last = ir.SymbolicDim(None) if width is None else width // 2
+            new.shape = ir.Shape([*old.shape[:-1], last])
+        return new
+
+    def _flattened(self, table: ir.Value, heads_axis: int) -> ir.Value:
+        rank = len(table.shape or ())
+        if rank == 4:
+            return self._without_axis(table, heads_axis)
+        if rank == 3 and heads_axis == 1:
+            return table  # its one entry along the heads stands where the batch is wanted
+        if rank == 3:
+            table = self._without_axis(table, 1)
+        return self._shaped(table, "Unsqueeze", 0)
+
+    def _without_axis(self, table: ir.Value, axis: int) -> ir.Value:
+        node = producer(table, "Unsqueeze")
+        assert table.shape is not None
+        if node is not None and node.inputs[0] is not None:
+            axes = ints_of(node.inputs[1]) or ()
+            if [item % len(table.shape) for item in axes] == [axis]:
+                return node.inputs[0]
+        return self._shaped(table, "Squeeze", axis)
+
+    def _shaped(self, table: ir.Value, op_type: str, axis: int) -> ir.Value:
+        dims = list(table.shape or ())
+        dims[axis : axis + (op_type == "Squeeze")] = [] if op_type == "Squeeze" else [1]
+        array = array_of(table)
+        if array is not None:
+            shaped = np.squeeze(array, axis) if op_type == "Squeeze" else array[None]
+            return initializer(self.graph, f"{table.name}.flat", shaped)
+        node = table.producer()
+        if node is None:
+            raise TableMiss(f"the table {table.name!r} is not computed here")
+        axes = initializer(self.graph, "rotary_axis", np.array([axis], np.int64))
+        new = self._after(node, op_type, [table, axes], ())
+        new.type, new.shape = table.type, ir.Shape(dims)
+        return new
+
+    def _after(
+        self,
+        place: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Sequence[ir.Attr],
+    ) -> ir.Value:
+        node = ir.Node("", op_type, inputs, attributes, num_outputs=1)
+        self.graph.insert_after(place, node)
+        return node.outputs[0]
+
+
+def _doubled(node: ir.Node) -> ir.Value | None:
+    """The half f of ``Concat(f, f)`` or ``Tile(f, [1, ..., 2])`` along the last axis."""
+    first, output = node.inputs[0], node.outputs[0]
+    rank = None if output.shape is None else len(output.shape)
+    if node.op_type == "Concat" and len(node.inputs) == 2 and node.inputs[1] is first:
+        axis = int_attribute(node, "axis", 0)
+        return first if axis == -1 or (rank is not None and axis == rank - 1) else None
+    if node.op_type == "Tile":
+        repeats = ints_of(node.inputs[1]) or ()
+        return first if repeats[-1:] == (2,) and set(repeats[:-1]) <= {1} else None
+    return None
+
+
+def _is_narrow(value: ir.Value) -> bool:
+    """Whether a value is the same for every column."""
+    return scalar_of(value) is not None or static_dim(value, -1) == 1
+
+
+def _moves_other_axes(node: ir.Node) -> bool:
+    """Whether an operator leaves the last axis of its first input the last, and whole."""
+    data, output = node.inputs[0], node.outputs[0]
+    if data is None or data.shape is None or output.shape is None:
+        return False
+    rank = len(data.shape)
+    if node.op_type == "Transpose":
+        return ints_attribute(node, "perm")[-1:] == (rank - 1,)
+    if node.op_type == "Gather":
+        return rank > 1 and int_attribute(node, "axis", 0) % rank != rank - 1
+    axes_input = {"Unsqueeze": 1, "Squeeze": 1, "Slice": 3}.get(node.op_type)
+    if axes_input is None or len(node.inputs) <= axes_input:
+        return False
+    axes = ints_of(node.inputs[axes_input])
+    size = len(output.shape) if node.op_type == "Unsqueeze" else rank
+    return axes is not None and all(axis % size != size - 1 for axis in axes)
