@@ -72,7 +72,9 @@ def _heads_axis(rotation: Rotation) -> int:
         raise TableMiss(f"{x.name!r} has shape {x.shape}, expected 4 dimensions")
     for table in (rotation.cos, rotation.sin):
         if table.shape is None or not 2 <= len(table.shape) <= 4:
-            raise TableMiss(f"the table {table.name!r} has shape {table.shape}, expected 2 to 4")
+            raise TableMiss(
+                f"the table {table.name!r} has shape {table.shape}, expected 2 to 4 dimensions"
+            )
         dims = [1] * (4 - len(table.shape)) + list(table.shape)
         if 1 not in dims[1:3]:
             raise TableMiss(f"the table {table.name!r} {table.shape} differs between heads")
