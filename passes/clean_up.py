@@ -26,7 +26,8 @@ class CleanUp(Pass):
     def call(self, model: ir.Model) -> PassResult:
         """Run the upstream passes in the order in which each feeds the next."""
         before = len(model.graph)
-        modified = _run(model, _lifting())
+        modified = sum(_lone_concat_to_identity(node) for node in model.graph) > 0
+        modified |= _run(model, _lifting())
         # Before sharing: c * x and x * c are one expression.
         moved = sum(_constant_right(node) for node in model.graph)
         modified |= _run(model, _sharing())
@@ -58,6 +59,15 @@ def _sharing() -> tuple[ir.passes.PassBase, ...]:
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.TopologicalSortPass(),
     )
+
+
+def _lone_concat_to_identity(node: ir.Node) -> int:
+    """Exporters concatenate a key/value cache with nothing."""
+    if node.op_type != "Concat" or node.domain or len(node.inputs) != 1:
+        return 0
+    node.op_type = "Identity"
+    node.attributes.clear()
+    return 1
 
 
 def _constant_right(node: ir.Node) -> int:
