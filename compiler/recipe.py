@@ -82,7 +82,7 @@ def code_digest() -> str:
     folders = ("graph", "passes", "engines", "calibration", "compiler")
     files = [root / "errors.py"]
     for folder in folders:
-        files += [path for kind in ("*.py", "*.txt") for path in (root / folder).rglob(kind)]
+        files += [path for kind in ("*.py", "*.txt", "*.json") for path in (root / folder).rglob(kind)]
     sha = hashlib.sha256()
     for path in sorted(files):
         sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -9,7 +9,9 @@ from .base import Pass
 from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
 from .expand_rotary_caches import ExpandRotaryCaches
+from .costs import CostTable
 from .flatten_attention_heads import FlattenAttentionHeads
+from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
 from .fold_residual_bias import FoldResidualBias
 from .fold_shapes import FoldShapes
@@ -55,7 +57,11 @@ CANONICAL: tuple[Pass, ...] = (
 
 
 def lowering(
-    target: str, precision: Precision, *, uint8_activations: bool = True
+    target: str,
+    precision: Precision,
+    *,
+    uint8_activations: bool = True,
+    costs: CostTable | None = None,
 ) -> tuple[Pass, ...]:
     """Passes from the canonical (or quantised) graph to what one target runs fastest.
 
@@ -64,13 +70,15 @@ def lowering(
         precision: of the engine; int8 graphs carry their Q/DQ already.
         uint8_activations: whether this CPU multiplies uint8 by int8 exactly and fast (x86 with
             VNNI); elsewhere int8 activations stay int8.
+        costs: which form of an operator is fastest; None for the table that ships.
     """
     if target == "ort-cpu" and precision == "int8":
         # QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
         return (LowerActivationsUint8(),) if uint8_activations else ()
     if target == "ort-cpu":
-        # Not merge-qkv: 4 % slower at [8, 128], equal at [1, 128] (benchmarks/ablation.py).
-        return (FoldResidualBias(), CleanUp())
+        costs = costs or CostTable.shipped(target)
+        chosen = () if costs is None else costs.passes()
+        return (FoldResidualBias(), FoldAttentionBias(), *chosen, CleanUp())
     if target not in ("ort-cuda", "tensorrt", "tensorrt-rtx"):
         raise PassError(f"target {target!r}: there is no lowering for it")
     if precision == "fp32":

@@ -17,6 +17,7 @@ from .export import export
 from .inspect import inspect
 from .optimize import optimize
 from .run import run as run_verb
+from .tune import tune
 
 app = typer.Typer(
     name="fuselage",
@@ -44,6 +45,7 @@ app.command("optimize")(optimize)
 app.command("explain")(explain)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
+app.command("tune")(tune)
 
 
 _INTERRUPTED = 130
