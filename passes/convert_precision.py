@@ -23,7 +23,7 @@ from ..errors import PassError
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
 from .constants import array_of, initializer_of, insert_before
-from .padding_mask import mask_fill
+from .masks.fill import mask_fill
 
 _REDUCTIONS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp",

@@ -23,7 +23,7 @@ from ..graph.history import Refusal
 from .attention_match import Core, Miss, Term, match_core, softmax_of
 from .base import Pass, PassResult, result
 from .constants import initializer, insert_before, replace_value
-from .padding_mask import mask_fill
+from .masks.fill import mask_fill
 from .rewrite import remove_dead
 
 

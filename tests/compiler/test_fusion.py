@@ -7,7 +7,8 @@ import pytest
 from fuselage.compiler.fusion import FusionCount, count_fusions
 from fuselage.graph.history import Refusal, StageRecord
 from fuselage.graph.model import Graph
-from fuselage.passes.padding_mask import write_padding_mask
+from fuselage.passes.masks.meaning import Mask
+from fuselage.passes.masks.write import Lengths, write_mask
 
 TEXT = """<ir_version: 10, opset_import: ["" : 23]>
 net (float[b, s, 16] x, int64[b, s] padding, float[b, 1, s, s] bias) => (float[b, s, 16] y)
@@ -40,7 +41,11 @@ BIAS = Refusal("simplify-attention-mask", "n_a2", "the mask depends on bias")
 def model() -> ir.Model:
     model = ir.from_onnx_text(TEXT, [ir.tensor(np.ones(16, np.float32), name="gain")])
     tape = ir.tape.Tape()
-    mask = write_padding_mask(model.graph, tape, model.graph.inputs[1], ir.DataType.FLOAT)
+    padding = model.graph.inputs[1]
+    size = ((padding, 1),)
+    mask = write_mask(
+        model.graph, tape, Mask(padding=padding), Lengths(size, size), ir.DataType.FLOAT
+    )
     model.graph.insert_before(model.graph[0], tape.nodes)
     first = next(node for node in model.graph if node.op_type == "Attention")
     first.replace_input_with(3, mask)
