@@ -29,6 +29,9 @@ from typing import Any
 _SECONDS = 30.0
 """Longest time for one file: the slowest sound one takes 1.5 s on a busy core."""
 
+_START_SECONDS = 60.0
+"""What a worker may take to import everything on a busy machine."""
+
 _MEMORY_BYTES = 6 << 30
 
 _OPTIONS = ((),) * 3 + (("--target", "ort-cpu"),)
@@ -129,42 +132,55 @@ class Workers:
     def __init__(self, files: tuple[Path, ...], options: list[str]) -> None:
         self._command = [sys.executable, __file__, "--worker", *map(str, files)]
         self._command += ["--options", *options] if options else []
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pending = b""
 
     def run(self, case: Case) -> tuple[str, str]:
         """What was done to the file, and the verdict."""
         if self._process is None:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([case.seed, case.index, case.model]) + "\n")
+        request = json.dumps([case.seed, case.index, case.model]) + "\n"
+        self._process.stdin.write(request.encode())
         self._process.stdin.flush()
         return self._await(time.monotonic() + _SECONDS)
 
     def _await(self, deadline: float) -> tuple[str, str]:
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
         stage, done = "start", "?"
         while True:
-            wait = deadline - time.monotonic() + (30 if stage == "start" else 0)
-            ready, _, _ = select.select([process.stdout], [], [], max(wait, 0))
-            line = process.stdout.readline() if ready else ""
+            line = self._line(deadline + (_START_SECONDS if stage == "start" else 0))
             if not line:
-                return done, self._mourn(stage, hung=not ready)
+                return done, self._mourn(stage, hung=line is None)
             message: dict[str, Any] = json.loads(line)
             done = message.get("done", done)
             stage = message.get("stage", stage)
             if "verdict" in message:
                 return done, message["verdict"]
 
+    def _line(self, deadline: float) -> bytes | None:
+        """The next line, empty when the worker died, None when none came in time."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._pending:
+            wait = max(deadline - time.monotonic(), 0)
+            if not select.select([descriptor], [], [], wait)[0]:
+                return None
+            part = os.read(descriptor, 1 << 16)
+            if not part:
+                return b""
+            self._pending += part
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
     def _mourn(self, stage: str, *, hung: bool) -> str:
         assert self._process is not None
         self._process.kill()
         code = self._process.wait()
-        self._process = None
+        self._process, self._pending = None, b""
         what = "hangs" if hung else f"dies with {code}"
         # The input alone is not ours to mend: it is run only to know the right answer.
         kind = "ok: judged" if stage in ("input", "judge") else "fault"

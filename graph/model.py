@@ -46,17 +46,18 @@ class Graph:
         _read_small(model)
         return cls(model)
 
-    def save(self, path: str | Path) -> tuple[Path, ...]:
-        """Write ``path`` and, when there are large weights, ``<stem>.weights`` beside it.
+    def save(self, path: str | Path, weights: str | None = None) -> tuple[Path, ...]:
+        """Write ``path`` and, when there are large weights, a file of them beside it.
 
         Args:
             path: the ``.onnx`` file; its folder must exist. Weights are streamed, never copied.
+            weights: name of the file of weights, ``<stem>.weights`` by default.
 
         Returns:
             The files written.
         """
         path = Path(path)
-        data = path.with_suffix(".weights")
+        data = path.with_name(weights or f"{path.stem}.weights")
         # A shallow clone, because onnx_ir re-points the tensors of the model it saves.
         ir.save(
             self.model.clone(), path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES
