@@ -218,6 +218,12 @@ def _read_sum(node: ir.Node, depth: int) -> _Scores:
     return readings[0]
 
 
+def _read_difference(node: ir.Node, depth: int) -> _Scores:
+    scores = _read(required(node.inputs[0]), depth)
+    term = Term(value=_uncast(required(node.inputs[1])), factor=-1.0)
+    return replace(scores, terms=(*scores.terms, term))
+
+
 def _read_fill(node: ir.Node, depth: int) -> _Scores:
     condition, chosen, other = (required(value) for value in node.inputs[:3])
     for fill, scores, where in ((chosen, other, True), (other, chosen, False)):
@@ -245,6 +251,7 @@ _READERS = {
     "Mul": _read_scaled,
     "Div": _read_scaled,
     "Add": _read_sum,
+    "Sub": _read_difference,
     "Where": _read_fill,
     "Max": _read_floor,
 }

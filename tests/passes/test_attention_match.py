@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.fuse_attention import FuseAttention
+from fuselage.passes.infer_shapes import InferShapes
 
 LOWEST = float(np.finfo(np.float32).min)
 CONSTANTS = {
@@ -82,6 +82,9 @@ TERMS = {
     "a position bias, then a mask": "biased = Add(raw, bias)\n scores = Add(biased, mask)",
     "a mask, then a position bias": "masked = Add(mask, raw)\n scores = Add(bias, masked)",
     "both summed before": "sum = Add(bias, mask)\n scores = Add(raw, sum)",
+    "a mask is subtracted": "much = Neg(mask)\n masked = Sub(raw, much)\n"
+    "scores = Add(masked, bias)",
+    "a bias is subtracted and scaled": "less = Sub(raw, bias)\n scores = Div(less, four)",
     "scaled with the bias": "biased = Add(raw, bias)\n scores = Div(biased, four)",
     "scaled with the bias, from the left": "biased = Add(bias, raw)\n scores = Mul(half, biased)",
     "a fill where hidden": "scores = Where(hidden, lowest, raw)",
@@ -114,7 +117,8 @@ def test_what_is_added_filled_or_capped_is_kept(
     kinds = [node.op_type for node in after.graph]
     assert not {"Softmax", "MatMul", "Tanh", "Max"} & set(kinds)
     (node,) = (node for node in after.graph if node.op_type == "Attention")
-    scale = 0.125 if "the bias, from the left" in name else 0.0625 if "scale" in name else 0.25
+    scale = 0.125 if "the left" in name and "scale" in name else 0.25
+    scale = 0.0625 if "scores = Div" in TERMS[name] else scale
     assert node.attributes["scale"].as_float() == scale
     assert ("softcap" in node.attributes) == ("cap" in name)
     same_numbers(model, after, *CASES, atol=5e-6, rtol=1e-5)
@@ -193,7 +197,7 @@ REFUSED = {
     ),
     "a subtraction": (
         "scores = Sub(bias, raw)",
-        "the scores come from Sub 'n_scores', not from MatMul(Q, K^T)",
+        "the scores come from the value 'bias', not from MatMul(Q, K^T)",
     ),
     "a negative scale after a mask": (
         "masked = Where(hidden, lowest, raw)\n scores = Mul(masked, minus)",

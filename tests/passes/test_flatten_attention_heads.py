@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.flatten_attention_heads import FlattenAttentionHeads
+from fuselage.passes.infer_shapes import InferShapes
 
 INPUTS = "float[b, s, 8] q, float[b, t, 8] k, float[b, t, 8] v, float[b, 1, s, t] mask"
 SPLIT = "".join(

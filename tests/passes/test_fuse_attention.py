@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.fuse_attention import FuseAttention
+from fuselage.passes.infer_shapes import InferShapes
 
 SCALE = 0.25  # 1 / sqrt(16)
 CONSTANTS = {
