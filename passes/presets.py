@@ -8,8 +8,8 @@ from ..errors import PassError
 from .base import Pass
 from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
-from .expand_rotary_caches import ExpandRotaryCaches
 from .costs import CostTable
+from .expand_rotary_caches import ExpandRotaryCaches
 from .flatten_attention_heads import FlattenAttentionHeads
 from .fold_attention_bias import FoldAttentionBias
 from .fold_constants import FoldConstants
@@ -23,6 +23,8 @@ from .fuse_rms_norm import FuseRmsNorm
 from .fuse_rotary_embedding import FuseRotaryEmbedding
 from .group_key_value_heads import GroupKeyValueHeads
 from .infer_shapes import InferShapes, RestoreOutputs
+from .lower_cache_dtype import LowerCacheDtype
+from .lower_kv_cache import CACHE_LENGTH, LowerKvCache
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
@@ -62,6 +64,7 @@ def lowering(
     *,
     uint8_activations: bool = True,
     costs: CostTable | None = None,
+    cache_length: int = CACHE_LENGTH,
 ) -> tuple[Pass, ...]:
     """Passes from the canonical (or quantised) graph to what one target runs fastest.
 
@@ -71,6 +74,7 @@ def lowering(
         uint8_activations: whether this CPU multiplies uint8 by int8 exactly and fast (x86 with
             VNNI); elsewhere int8 activations stay int8.
         costs: which form of an operator is fastest; None for the table that ships.
+        cache_length: tokens a row of a decoder's static key/value cache holds; TensorRT alone.
     """
     if target == "ort-cpu" and precision == "int8":
         # QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
@@ -81,7 +85,10 @@ def lowering(
         return (FoldResidualBias(), FoldAttentionBias(), *chosen, CleanUp())
     if target not in ("ort-cuda", "tensorrt", "tensorrt-rtx"):
         raise PassError(f"target {target!r}: there is no lowering for it")
+    # A static cache is all that TensorRT updates; nothing happens to a graph without one.
+    static = () if target == "ort-cuda" else (LowerKvCache(cache_length), CleanUp())
     if precision == "fp32":
-        return ()
+        return static
     # Q/DQ sits on a 16-bit body: fused attention does not exist in float32 on TensorRT.
-    return (ConvertPrecision("bfloat16" if precision == "bf16" else "float16"), CleanUp())
+    narrow = ConvertPrecision("bfloat16" if precision == "bf16" else "float16")
+    return (*static, narrow, *((LowerCacheDtype(),) if static else ()), CleanUp())

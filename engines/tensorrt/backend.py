@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError, DeviceError
 from ..base import ENGINE_FACTS, BuildConfig, Engine, EngineArtifact, LoadOptions
+from .attention import Decomposed, caches_of, lost_attention
 from .cuda import Cuda
 from .engine import TensorRtEngine
 from .facts import PlanFacts
@@ -19,10 +20,11 @@ from .kernels import read_listing
 from .log import LogLines, make_logger
 from .native_output import native_output
 from .network import ParsedNetwork, parse_network
-from .profiles import add_profile
+from .profiles import add_profile, decoder_profiles
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
+    from ...graph.tensors import ShapeProfile
 
 PLAN = "engine.plan"
 """File name of the serialised engine in a target's folder."""
@@ -88,11 +90,8 @@ class TensorRtBackend:
         lines = LogLines()
         plan, parsed = _compile(trt, graph, config, targets, lines)
         seconds = time.perf_counter() - started
-        facts = self._facts(graph, config, plan, lines) | {
+        facts = self._facts(graph, config, plan, lines, parsed.decomposed) | {
             "compute_capabilities": list(targets),
-            "decomposed_attention": [
-                {"node": found.node, "reason": found.reason} for found in parsed.decomposed
-            ],
             "package_version": str(trt.__version__),
             "build_seconds": round(seconds, 3),
         }
@@ -122,19 +121,32 @@ class TensorRtBackend:
         return TensorRtEngine.open(trt, cuda, plan, facts)
 
     def _facts(
-        self, graph: Graph, config: BuildConfig, plan: memoryview, lines: LogLines
+        self,
+        graph: Graph,
+        config: BuildConfig,
+        plan: memoryview,
+        lines: LogLines,
+        decomposed: tuple[Decomposed, ...],
     ) -> dict[str, Any]:
         listing = read_listing(lines.texts())
+        profiles = _profiles(graph, config)
         silent = "the log of this TensorRT lists no kernels; fusion and precision are not counted"
         return {
             "target": self.target,
             "package": self.flavour.distribution,
             "bytes": plan.nbytes,
             "sha256": hashlib.sha256(plan).hexdigest(),
-            "profile": {name: list(sizes) for name, sizes in config.profile.axes.items()},
+            "profile": _sizes(config.profile),
+            "profiles": [_sizes(profile) for profile in profiles],
             "inputs": PlanFacts.tensors(graph.inputs),
             "outputs": PlanFacts.tensors(graph.outputs),
-            "kernels": listing.summary() if listing.kernels else None,
+            "caches": caches_of(graph),
+            "decomposed_attention": [
+                {"node": found.node, "reason": found.reason}
+                for found in lost_attention(graph, listing, len(profiles), decomposed)
+            ],
+            "kernels": listing.of_profile(0).summary() if listing.kernels else None,
+            "decode_kernels": listing.of_profile(1).summary() if len(profiles) > 1 else None,
             "kernel_list": [kernel.facts() for kernel in listing.kernels],
             "activation_bytes": listing.activation_bytes,
             "weight_bytes": listing.weight_bytes,
@@ -150,14 +162,22 @@ def _compile(
     with native_output(lines):
         parsed = parse_network(trt, builder, logger, lines, graph)
         builder_config = _builder_config(trt, builder, config, targets)
-        add_profile(
-            builder, parsed.network, builder_config, inputs=graph.inputs, shapes=config.profile
-        )
+        for shapes in _profiles(graph, config):
+            add_profile(builder, parsed.network, builder_config, inputs=graph.inputs, shapes=shapes)
         plan = builder.build_serialized_network(parsed.network, builder_config)
     if plan is None or lines.errors:
         where = f" for {', '.join(targets)}" if targets else ""
         raise BuildError(f"TensorRT cannot build the engine{where}: {lines.take_problems()}")
     return memoryview(plan), parsed
+
+
+def _profiles(graph: Graph, config: BuildConfig) -> tuple[ShapeProfile, ...]:
+    caches = tuple(caches_of(graph).values())
+    return decoder_profiles(config.profile, graph.inputs, caches)
+
+
+def _sizes(shapes: ShapeProfile) -> dict[str, list[int]]:
+    return {name: list(sizes) for name, sizes in shapes.axes.items()}
 
 
 def _start(trt: Any, logger: Any, lines: LogLines) -> Any:

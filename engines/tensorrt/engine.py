@@ -22,7 +22,8 @@ class TensorRtEngine(Engine):
     """One plan, one execution context, one stream; calls from several threads take turns.
 
     Inputs are staged in page-locked memory, so the caller's arrays are free once `run` returns,
-    and outputs are new arrays that the engine never touches again.
+    and outputs are new arrays that the engine never touches again. The caches of a decoder are
+    no exception: each call brings them along and takes them back.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class TensorRtEngine(Engine):
         self.outputs = facts.outputs
         self.notes = plan.notes
         self._profile = facts.profile
+        self._caches = facts.caches
         self._cuda = cuda
         self._device = cuda.device()
         self._stream = stream
@@ -134,7 +136,9 @@ class TensorRtEngine(Engine):
         self, plan: OpenPlan, spec: TensorSpec, shape: tuple[int, ...]
     ) -> tuple[Buffer, Array]:
         dtype = np.dtype(spec.dtype)
-        buffer = self._buffers.reserve(spec.name, math.prod(shape) * dtype.itemsize)
+        # TensorRT updates a cache in place: input and output must have one address.
+        place = self._caches.get(spec.name, spec.name)
+        buffer = self._buffers.reserve(place, math.prod(shape) * dtype.itemsize)
         self._bind(plan, spec.name, buffer)
         return buffer, _view(buffer, shape, dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class PlanFacts:
         inputs: in graph order.
         outputs: in graph order.
         profile: sizes of the dynamic axes it accepts.
+        caches: outputs that are inputs written in place, and those inputs.
     """
 
     target: str
@@ -33,6 +34,7 @@ class PlanFacts:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profile: ShapeProfile
+    caches: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, target: str) -> PlanFacts:
@@ -69,6 +71,7 @@ class PlanFacts:
             inputs=tuple(map(_spec, facts["inputs"])),
             outputs=tuple(map(_spec, facts["outputs"])),
             profile=ShapeProfile({name: _range(sizes) for name, sizes in facts["profile"].items()}),
+            caches={str(present): str(past) for present, past in facts.get("caches", {}).items()},
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _KERNEL = re.compile(
@@ -28,7 +28,10 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\[\x1f]|$)")
 _ACTIVATION_BYTES = re.compile(r"Total Activation Memory: (\d+) bytes")
 _WEIGHT_BYTES = re.compile(r"Total Weights Memory: (\d+) bytes")
 
-_FUSED_ATTENTION = "_gemm_mha_v2"
+_FUSED_ATTENTION = re.compile(r"_gem[mv]_mha_v\d+")
+"""``_gemm_mha_v2``, and ``_gemv_mha_v1`` where a profile has one query a row."""
+_PROFILE = re.compile(r"\[profile (\d+)\]")
+_MODULE = re.compile(r"_myl(\d+)_\d+$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Kernel:
         constants: data types of the weights; scalars such as a GEMM's alpha are left out.
         outputs: data types of the results.
         nodes: sorted names of the ONNX nodes it computes; empty for what the builder added.
+        profile: index of the optimisation profile it runs in.
     """
 
     name: str
@@ -50,11 +54,12 @@ class Kernel:
     constants: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
+    profile: int = 0
 
     @property
     def is_fused_attention(self) -> bool:
         """Whether scores, softmax and the weighted sum are this one kernel."""
-        return _FUSED_ATTENTION in self.name
+        return _FUSED_ATTENTION.search(self.name) is not None
 
     @property
     def dtypes(self) -> str:
@@ -71,6 +76,7 @@ class Kernel:
             "kind": self.kind,
             "dtypes": self.dtypes,
             "nodes": list(self.nodes),
+            "profile": self.profile,
         }
 
 
@@ -87,6 +93,11 @@ class EngineListing:
     kernels: tuple[Kernel, ...]
     activation_bytes: int | None
     weight_bytes: int | None
+
+    def of_profile(self, profile: int) -> EngineListing:
+        """What runs in one optimisation profile."""
+        kernels = tuple(kernel for kernel in self.kernels if kernel.profile == profile)
+        return replace(self, kernels=kernels)
 
     def summary(self) -> dict[str, Any]:
         """Counts for ``engine.json`` and the report.
@@ -114,21 +125,35 @@ def read_listing(texts: Iterable[str]) -> EngineListing:
     Args:
         texts: messages of the build alone, oldest first.
     """
-    kernels: list[Kernel] = []
+    matches: list[re.Match[str]] = []
     activation_bytes: int | None = None
     weight_bytes: int | None = None
     for text in texts:
-        kernels += (_kernel(match) for match in _KERNEL.finditer(text))
+        matches += _KERNEL.finditer(text)
         if found := _ACTIVATION_BYTES.search(text):
             activation_bytes = int(found[1])
         if found := _WEIGHT_BYTES.search(text):
             weight_bytes = int(found[1])
+    kernels = map(_kernel, matches, _profiles(matches))
     return EngineListing(
         kernels=tuple(kernels), activation_bytes=activation_bytes, weight_bytes=weight_bytes
     )
 
 
-def _kernel(match: re.Match[str]) -> Kernel:
+def _profiles(matches: list[re.Match[str]]) -> list[int]:
+    """The profile of each kernel: some of a module name it, and a module serves one profile."""
+    modules = [found[1] if (found := _MODULE.search(match["name"])) else "" for match in matches]
+    profiles = [max(map(int, _PROFILE.findall(match[0])), default=0) for match in matches]
+    highest: dict[str, int] = {}
+    for module, profile in zip(modules, profiles, strict=True):
+        highest[module] = max(profile, highest.get(module, 0))
+    return [
+        highest[module] if module else profile
+        for module, profile in zip(modules, profiles, strict=True)
+    ]
+
+
+def _kernel(match: re.Match[str], profile: int) -> Kernel:
     return Kernel(
         name=match["name"],
         kind=match["kind"],
@@ -136,6 +161,7 @@ def _kernel(match: re.Match[str]) -> Kernel:
         constants=_dtypes(match["constants"], scalars=False),
         outputs=_dtypes(match["outputs"]),
         nodes=tuple(sorted(_NODE.findall(match["metadata"]))),
+        profile=profile,
     )
 
 

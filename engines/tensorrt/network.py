@@ -6,28 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError
+from .attention import Decomposed, decompose_unfusable, set_key_lengths
 from .flavour import network_flags
 from .log import LogLines
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
     from ...graph.weights import DetachedModel
-
-_FUSED_HEAD_DIM = 16
-"""Smallest head size with a fused kernel: 4 and 8 were refused, 16 to 256 built."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decomposed:
-    """An attention node that is built from single kernels because no fused one fits.
-
-    Attributes:
-        node: name of the ONNX node.
-        reason: what rules the fused kernel out.
-    """
-
-    node: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +45,8 @@ def parse_network(
         graph: in the canonical dialect: standard ONNX operators alone.
 
     Raises:
-        BuildError: on nodes of a foreign domain, with every message of the parser, and on an
-            input that no layer reads.
+        BuildError: on nodes of a foreign domain, with every message of the parser, on an input
+            that no layer reads, and on key lengths that TensorRT does not take.
     """
     from ...graph.weights import detach_weights  # a machine that only runs plans lacks onnx_ir
 
@@ -70,10 +55,11 @@ def parse_network(
     parser = trt.OnnxParser(network, logger)
     detached = detach_weights(graph.model)
     _parse(parser, lines, detached)
+    set_key_lengths(trt, network, graph)
     _refuse_unread_inputs(network)
     return ParsedNetwork(
         network=network,
-        decomposed=_decompose_attention(trt, network),
+        decomposed=decompose_unfusable(trt, network),
         parser=parser,
         weights=detached,
     )
@@ -122,7 +108,7 @@ def _describe(parser_error: Any) -> str:
 
 
 def _refuse_unread_inputs(network: Any) -> None:
-    # Some optional inputs are accepted and ignored, such as nonpad_kv_seqlen of Attention-24.
+    # Some optional inputs are accepted and ignored.
     read = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -136,32 +122,3 @@ def _refuse_unread_inputs(network: Any) -> None:
             f"{', '.join(names)}), so the engine would ignore it; remove it from the graph, or "
             "express what it does in operators that TensorRT imports"
         )
-
-
-def _decompose_attention(trt: Any, network: Any) -> tuple[Decomposed, ...]:
-    decomposed = []
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type != trt.LayerType.ATTENTION_INPUT:
-            continue
-        reason = _unfusable(trt, layer.get_input(0))
-        if reason is None:
-            continue
-        # Layers come back as ILayer; the class gives the typed view of the same object.
-        layer.__class__ = trt.IAttentionInputLayer
-        layer.attention.decomposable = True
-        decomposed.append(Decomposed(node=_onnx_name(layer.name), reason=reason))
-    return tuple(decomposed)
-
-
-def _unfusable(trt: Any, query: Any) -> str | None:
-    if query.dtype == trt.DataType.FLOAT:
-        return "fused attention exists for float16 and bfloat16, not for float32"
-    head_dim = tuple(query.shape)[-1]
-    if 0 < head_dim < _FUSED_HEAD_DIM:
-        return f"head size {head_dim} is below {_FUSED_HEAD_DIM}, the smallest with a fused kernel"
-    return None
-
-
-def _onnx_name(layer_name: str) -> str:
-    return layer_name.removesuffix("_AttentionInput")

@@ -7,6 +7,28 @@ from typing import Any
 from ...errors import BuildError, FeedError
 from ...graph.tensors import ShapeProfile, TensorSpec
 
+_ONE = (1, 1, 1)
+
+
+def decoder_profiles(
+    shapes: ShapeProfile, inputs: tuple[TensorSpec, ...], caches: tuple[str, ...]
+) -> tuple[ShapeProfile, ...]:
+    """The profiles an engine gets: for a decoder one more, which takes one token a row.
+
+    Prefill and decoding share one engine, hence one copy of the weights. Decoding runs kernels
+    chosen for a single token; its profile differs in the axes that the caches do not have.
+
+    Args:
+        shapes: the range asked for; the first profile.
+        inputs: inputs of the graph.
+        caches: names of the inputs that are written in place; none for other models.
+    """
+    if not caches:
+        return (shapes,)
+    held = {dim for spec in inputs if spec.name in caches for dim in spec.dims}
+    decode = {name: sizes if name in held else _ONE for name, sizes in shapes.axes.items()}
+    return (shapes,) if decode == dict(shapes.axes) else (shapes, ShapeProfile(decode))
+
 
 def add_profile(
     builder: Any,

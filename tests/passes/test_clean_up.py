@@ -134,9 +134,7 @@ def test_sizes_behind_a_known_rank_are_learnt(parse: Any, apply: Any) -> None:
 
 
 def test_a_concatenation_of_one_goes(parse: Any, apply: Any, same_numbers: Any) -> None:
-    model = parse(
-        "lone (float[b, 4] x) => (float[b, 4] y) { h = Concat<axis = 0>(x)\n y = Neg(h) }"
-    )
+    model = parse("lone (float[b, 4] x) => (float[b, 4] y) { h = Concat<axis=0>(x)\n y = Neg(h) }")
     after, outcome = apply(CleanUp(), model)
     assert (kinds(after), outcome.modified) == (["Neg"], True)
     assert not apply(CleanUp(), after)[1].modified

@@ -37,6 +37,8 @@ def test_canonical_passes_are_exact_and_optional() -> None:
 
 CPU = ["fold-residual-bias", "clean-up"]
 HALF = ["convert-precision(dtype='float16')", "clean-up"]
+STATIC = ["lower-kv-cache(length=1024)", "clean-up"]
+RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
 
 
 @pytest.mark.parametrize(
@@ -46,11 +48,11 @@ HALF = ["convert-precision(dtype='float16')", "clean-up"]
         ("ort-cpu", "int8", ["lower-activations-uint8(weight_bits=8)"]),
         ("ort-cuda", "fp32", []),
         ("ort-cuda", "fp16", HALF),
-        ("tensorrt", "fp32", []),
-        ("tensorrt", "fp16", HALF),
-        ("tensorrt", "int8", HALF),
-        ("tensorrt", "bf16", ["convert-precision(dtype='bfloat16')", "clean-up"]),
-        ("tensorrt-rtx", "fp16", HALF),
+        ("tensorrt", "fp32", STATIC),
+        ("tensorrt", "fp16", RTX),
+        ("tensorrt", "int8", RTX),
+        ("tensorrt", "bf16", [spec.replace("float16", "bfloat16") for spec in RTX]),
+        ("tensorrt-rtx", "fp16", RTX),
     ],
 )
 def test_lowerings_are_pinned(target: str, precision: str, specs: list[str]) -> None:

@@ -38,10 +38,13 @@ CLASS_OF = {
 """What a variable of this name holds, everywhere in the package."""
 
 GUARDS = {
+    "CausalMaskKind": "CausalMaskKind",
     "ComputeCapability": "ComputeCapability",
     "EngineInvalidityDiagnostics": "EngineInvalidityDiagnostics",
     "EngineValidity": "EngineValidity",
+    "causal_kind": "CausalMaskKind",
     "get_engine_validity": "get_engine_validity",
+    "key_value_lengths": "CausalMaskKind",
     "num_compute_capabilities": "ComputeCapability",
     "set_compute_capability": "ComputeCapability",
 }

@@ -97,6 +97,7 @@ def test_records_and_counts() -> None:
         "kind": "gemm",
         "dtypes": "Int8|Int8->Half",
         "nodes": ["blocks[3]/fc", "node_MatMul_91", "node_MatMul_99"],
+        "profile": 0,
     }
     assert gelu.constants == ("Half", "Half")
     assert gelu.nodes == ("node_gelu",)
