@@ -92,7 +92,7 @@ def check_model(proto: ModelProto, path: Path) -> None:
             node.domain = "" if node.domain == _STANDARD else node.domain
     for sparse in densify(proto.graph, path):
         proto.graph.initializer.append(sparse)
-    _check_names(proto.graph, frozenset(), path)
+    _check_names(proto.graph, frozenset(), frozenset(), path)
     _check_functions(proto, path)
     check_tensors(proto, path)
     proto.ir_version = max(proto.ir_version, _FREE_WEIGHTS_IR)
@@ -138,8 +138,20 @@ def _forget_negative_sizes(graph: GraphProto) -> None:
             _forget_negative_sizes(inner)
 
 
-def _check_names(graph: GraphProto | FunctionProto, outer: frozenset[str], path: Path) -> None:
-    """Every value is defined once, and before it is read; as the ONNX IR asks."""
+def _check_names(
+    graph: GraphProto | FunctionProto,
+    outer: frozenset[str],
+    attributes: frozenset[str],
+    path: Path,
+) -> None:
+    """Every value is defined once, and before it is read; as the ONNX IR asks.
+
+    Args:
+        graph: whose nodes to check.
+        outer: values of the graphs around it.
+        attributes: of the function around it.
+        path: for messages.
+    """
     known = set(outer)
     own: list[str] = []
     if isinstance(graph, GraphProto):
@@ -158,8 +170,9 @@ def _check_names(graph: GraphProto | FunctionProto, outer: frozenset[str], path:
                 f"{path}: node {_label(node)} reads {unknown[0]!r}, which no input, initializer or "
                 "earlier node gives; the graph is broken, export it again"
             )
+        _check_references(node, attributes, path)
         for inner in _inner_graphs(node):
-            _check_names(inner, frozenset(known), path)
+            _check_names(inner, frozenset(known), attributes, path)
         for name in filter(None, node.output):
             if name in known:
                 raise GraphError(
@@ -175,6 +188,17 @@ def _check_names(graph: GraphProto | FunctionProto, outer: frozenset[str], path:
             "broken, export it again"
         )
     _check_unique("outputs", list(outputs), path)
+
+
+def _check_references(node: NodeProto, attributes: frozenset[str], path: Path) -> None:
+    """Only the nodes of a function may take an attribute from outside, and only its own."""
+    for attribute in node.attribute:
+        wanted = attribute.ref_attr_name
+        if wanted and wanted not in attributes:
+            raise GraphError(
+                f"{path}: node {_label(node)} takes its attribute {attribute.name!r} from "
+                f"{wanted!r}, which no function around it has; export the graph again"
+            )
 
 
 def _check_unique(kind: str, names: list[str], path: Path) -> None:
@@ -206,7 +230,8 @@ def _check_functions(proto: ModelProto, path: Path) -> None:
 
     for name, function in functions.items():
         visit(name, ())
-        _check_names(function, frozenset(), path)
+        attributes = {*function.attribute, *(a.name for a in function.attribute_proto)}
+        _check_names(function, frozenset(), frozenset(attributes), path)
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:

@@ -137,10 +137,11 @@ def _needed_bytes(tensor: TensorProto, place: str, path: Path) -> int:
 
 
 def _check_held(tensor: TensorProto, needed: int, place: str, path: Path) -> None:
+    entries = sum(len(getattr(tensor, field)) for field in _DATA_FIELDS)
+    held = entries
     if tensor.HasField("raw_data"):
-        held = len(tensor.raw_data)
+        held = len(tensor.raw_data) + entries  # both is one too many
     else:
-        held = sum(len(getattr(tensor, field)) for field in _DATA_FIELDS)
         needed = _needed_entries(tensor, needed)
     if held != needed:
         raise GraphError(
