@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import onnx_ir as ir
 
@@ -15,11 +15,18 @@ from ..graph.model import Graph
 from .base import EXACT, Pass, PassResult
 from .validate import first_defect
 
-Check = Callable[[Graph, Pass], str | None]
-"""Compares a rewritten graph by numbers; the reason when they are off, None when they agree."""
-
 Verify = Literal["each", "final", "off"]
 """When numbers are compared: after every pass, after the last one, never."""
+
+
+class Check(Protocol):
+    """Compares rewritten graphs by numbers with the graph the pipeline started from."""
+
+    def __call__(self, graph: Graph, step: Pass) -> str | None:
+        """Why the numbers are off, None when they agree."""
+
+    def restart(self, graph: Graph, step: Pass) -> None:
+        """Compare with this graph from now on: the pass may change numbers as it likes."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class PassPipeline:
         A pass whose result is malformed or gives other numbers is rolled back and the reason
         recorded; the following passes see the graph as it was before. With ``final``, numbers are
         compared once, and again after each roll-back until they agree; the pass that is off is
-        found by bisection over the graphs between the passes. A pass that may lose digits is
-        compared by itself, because it changes what the passes after it are compared with.
+        found by bisection over the graphs between the passes. A pass that may lose digits, or
+        change numbers freely, stands by itself: those after it are compared with what it left.
 
         Raises:
             PassError: when a required pass (one the asked precision depends on) fails.
@@ -54,14 +61,14 @@ class PassPipeline:
         check = None if self.verify == "off" else self.check
         for group in groups(self.passes, together=self.verify == "final"):
             stages = _sound_stages(group, graph, check)
-            history = graph.history
-            graph = stages[-1].after
-            for stage in stages:
-                record = stage.record()
-                history = (*history, record)
-                if self.on_record is not None:
+            records = [stage.record() for stage in stages]
+            if self.on_record is not None:
+                for record in records:
                     self.on_record(record)
-            graph = Graph(graph.model, history)
+            last = stages[-1]
+            graph = Graph(last.after.model, (*graph.history, *records))
+            if check is not None and last.changed and last.step.tolerance is None:
+                check.restart(graph, last.step)
         return graph
 
 
