@@ -47,12 +47,19 @@ def _sliced(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
     starts, ends, axes, steps = (
         ints_of(node.inputs[index]) if len(node.inputs) > index else None for index in range(1, 5)
     )
-    if starts is None or ends is None or axes is None or len(axes) != 1:
+    if axes is None or len(axes) != 1 or axes[0] % rank != rank - 1:
         return None
-    if axes[0] % rank != rank - 1 or (len(node.inputs) > 4 and steps != (1,)):
+    if len(node.inputs) > 4 and steps != (1,):
         return None
-    start, stop, _ = slice(starts[0], ends[0]).indices(width)
-    return (start, stop) if start < stop else None
+    # A bound may be computed from the width; what inference knows of the output tells it.
+    own = static_dim(node.outputs[0], -1)
+    start = None if starts is None else slice(starts[0], None).indices(width)[0]
+    stop = None if ends is None else slice(None, ends[0]).indices(width)[1]
+    if start is None and stop is not None and own is not None:
+        start = stop - own
+    if stop is None and start is not None and own is not None:
+        stop = start + own
+    return None if start is None or stop is None or start >= stop else (start, stop)
 
 
 def _split(node: ir.Node, value: ir.Value, rank: int) -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
 from .split_batched_heads import SplitBatchedHeads
+from .split_packed_projections import SplitPackedProjections
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -42,6 +43,7 @@ CANONICAL: tuple[Pass, ...] = (
     FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
     FuseGelu(),
     FuseRotaryEmbedding(),  # before heads are flattened, with which it goes
+    SplitPackedProjections(),  # after rotation: its halves are parts of the same axis
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
     GroupKeyValueHeads(),  # before the cache: keys are appended, then repeated

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.tensors import Array
+from .casts import uncast
 from .constants import (
     array_of,
     initializer,
@@ -53,6 +54,7 @@ class RotaryTables:
         Raises:
             TableMiss: when that cannot be shown from the operators that compute the table.
         """
+        table = uncast(table)
         if table not in self._halves:
             self._halves[table] = self._halved(table)
         return self._halves[table]
