@@ -4,7 +4,8 @@ Inputs and outputs of the graph keep their dtype. Reductions that lose digits in
 follows them without another matrix product (mean pooling and L2 normalisation), stay float32.
 Softmax and LayerNormalization do not: both accumulate in float32 inside every engine, and keeping
 a Softmax in float32 costs TensorRT its fused attention (0 of 6 blocks of MiniLM, four times the
-activation memory).
+activation memory). Cosines and sines stay float32 too, with the angles they are of: float16 counts
+in steps of 1 beyond position 1024, and of 0.25 beyond 256.
 
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 (strongly typed networks: precision is a property of the graph)
@@ -29,6 +30,7 @@ _REDUCTIONS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp",
      "ReduceProd", "LpNormalization", "CumSum", "Clip", "Range"}
 )  # fmt: skip
+_ANGLES = frozenset({"Cos", "Sin"})
 _HEAVY = frozenset({"MatMul", "Gemm", "Attention", "Conv", "LayerNormalization"})
 _DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 _MASK_FILL = 1e30
@@ -84,7 +86,7 @@ def _is_boundary(node: ir.Node, low: ir.DataType) -> bool:
 
 
 def _kept_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """Reductions, what only feeds them, and what follows them up to the outputs."""
+    """Reductions and angles, what only feeds them, and what follows them up to the outputs."""
     order = tuple(graph)
     reaches_heavy: set[ir.Node] = set()
     for node in reversed(order):
@@ -100,7 +102,17 @@ def _kept_nodes(graph: ir.Graph) -> set[ir.Node]:
         readers = [use.node for value in node.outputs for use in value.uses()]
         if readers and all(reader in kept for reader in readers) and not _heavy(node):
             kept.add(node)
-    return {node for node in kept if _touches_float(node)}
+    return {node for node in kept | _angles(order) if _touches_float(node)}
+
+
+def _angles(order: tuple[ir.Node, ...]) -> set[ir.Node]:
+    """Cosines, sines and what only feeds them, products of positions and frequencies included."""
+    found: set[ir.Node] = set()
+    for node in reversed(order):
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        if node.op_type in _ANGLES or (readers and all(reader in found for reader in readers)):
+            found.add(node)
+    return found
 
 
 def _heavy(node: ir.Node) -> set[ir.Node]:

@@ -406,3 +406,37 @@ def test_an_older_opset_fails_the_build(encoder: Any) -> None:
     model.opset_imports[""] = 16
     with pytest.raises(PassError, match=r"pass convert-precision\(dtype='float16'\): .*opset 16"):
         PassPipeline((ConvertPrecision(),)).run(Graph(model))
+
+
+@pytest.mark.parametrize("product", ["Mul", "MatMul"])
+def test_angles_stay_float32(parse: Any, apply: Any, run: Any, product: str) -> None:
+    """At position 4000 a float16 angle is off by up to 2 radians."""
+    model = parse(
+        f"""rotary (float[b, s, 4] x, int64[b, s] positions) => (float[b, s, 4] y)
+        {{
+            p = Cast<to = 1>(positions)
+            column = Unsqueeze(p, axes)
+            angle = {product}(column, frequencies)
+            c = Cos(angle)
+            s_ = Sin(angle)
+            h = MatMul(x, w)
+            hc = Mul(h, c)
+            hs = Mul(h, s_)
+            y_ = Add(hc, hs)
+            y = MatMul(y_, w)
+        }}""",
+        axes=np.array([2]),
+        frequencies=np.array([[1.0, 0.3, 0.1, 0.01]], np.float32),
+        w=np.eye(4, dtype=np.float32),
+    )
+    InferShapes()(model)
+    after, _ = apply(ConvertPrecision(), model)
+    types = {node.outputs[0].name: node.outputs[0].dtype for node in after.graph}
+    kept = {name for name, dtype in types.items() if dtype == ir.DataType.FLOAT}
+    assert kept == {"p", "column", "angle", "c", "s_", "y"}
+    feeds = {
+        "x": np.ones((1, 2, 4), np.float32),
+        "positions": np.array([[3999, 4001]]),
+    }
+    wanted, got = (run(one, feeds)["y"] for one in (model, after))
+    np.testing.assert_allclose(got, wanted, atol=2e-3, rtol=0)
