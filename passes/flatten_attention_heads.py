@@ -142,7 +142,9 @@ def _write(plan: _Plan, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:
     value, shape = plan.source, plan.source.shape
     assert shape is not None
     if len(shape) == 4:
-        width = plan.heads * int(shape[3])
+        size = static_dim(value, 3)
+        assert size is not None
+        width = plan.heads * size
         target = initializer(graph, "merge_heads", np.array([0, 0, width], np.int64))
         flat = tape.op("Reshape", [value, target])
         flat.type, flat.shape = value.type, ir.Shape([shape[0], shape[1], width])

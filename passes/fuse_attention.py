@@ -169,11 +169,11 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
     """The mask with all rows and columns: ONNX Runtime 1.31 broadcasts batch and heads alone."""
     assert node.graph is not None
     assert mask.shape is not None
-    assert core.query.shape is not None
-    assert core.key.shape is not None
     if len(mask.shape) < 2:
         mask = _raised(node.graph, mask, tape)
-        assert mask.shape is not None
+    assert mask.shape is not None
+    assert core.query.shape is not None
+    assert core.key.shape is not None
     key_axis = 1 if core.key_is_bshd else 2
     *lead, rows, columns = mask.shape
     queries, keys = core.query.shape[2], core.key.shape[key_axis]

@@ -49,6 +49,7 @@ def _group(node: ir.Node) -> str | None:
         return ""
     if key is None or value is None:
         return f"the heads of {'V' if key is None else 'K'} alone are repeated"
+    assert node.inputs[0] is not None
     heads, key_heads, value_heads = (static_dim(t, 1) for t in (node.inputs[0], key, value))
     if key_heads != value_heads or heads is None or not key_heads or heads % key_heads:
         return f"Q has {heads} heads, K {key_heads} and V {value_heads}"
