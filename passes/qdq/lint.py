@@ -15,7 +15,8 @@ import onnx_ir as ir
 from ...graph.history import Refusal
 
 _GEMMS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
-_SHAPE_ONLY = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+_SHAPE_ONLY = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast")
+"""Operators that leave the values as they are, in another order or float type."""
 
 
 def lint_qdq(model: ir.Model) -> tuple[Refusal, ...]:
@@ -115,6 +116,8 @@ def _check_weight_axis(
     scale = maker.inputs[1]
     tensor = None if scale is None else ir.convenience.get_const_tensor(scale)
     if tensor is None or tensor.size == 1 or not _is_weight(maker):
+        return
+    if maker.attributes.get_int("block_size", 0):
         return
     axis = maker.attributes.get_int("axis", 1) % 2
     swapped = bool(node.attributes.get_int("transB", 0)) != transposed

@@ -1,0 +1,1 @@
+"""What TensorRT refuses, or reads otherwise than ONNX says: one rule for each trap."""

@@ -1,0 +1,68 @@
+"""The table of rules, and the lint that applies it to a graph.
+
+Every rule was held against parse and build of a small graph with TensorRT-RTX 1.7.1; docs/lint.md
+says what was measured. The parser of the ``tensorrt`` flavour comes from the same source, and
+has not been run.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ...errors import PassError
+from ..presets import Precision
+from . import attention, domains, inputs, kernels, operators, precision, quantization
+from .finding import Finding, Rule, Subject, Target, inspected
+
+RULES: tuple[Rule, ...] = (
+    *domains.RULES,
+    *operators.RULES,
+    *attention.RULES,
+    *kernels.RULES,
+    *precision.RULES,
+    *quantization.RULES,
+    *inputs.RULES,
+)
+"""All rules, in the order of the documentation."""
+
+TARGETS: tuple[Target, ...] = ("tensorrt-rtx", "tensorrt")
+COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""The GPUs that a build without a choice compiles for."""
+
+
+def lint(
+    model: ir.Model,
+    target: Target = "tensorrt-rtx",
+    precision: Precision | None = None,
+    compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES,
+) -> tuple[Finding, ...]:
+    """Find what TensorRT refuses, crashes on, or reads otherwise than ONNX says.
+
+    Args:
+        model: any ONNX graph; not changed. Weights are not read, only constants of up to 4,096
+            elements.
+        target: ``tensorrt-rtx`` or ``tensorrt``.
+        precision: what float32 is going to be lowered to before the engine is built; None for a
+            graph that is lowered already.
+        compute_capabilities: the GPUs the engine is for.
+
+    Returns:
+        Findings, errors first, then in the order of the rules and of the graph.
+
+    Raises:
+        PassError: on another target.
+    """
+    if target not in TARGETS:
+        raise PassError(f"target {target!r}: the lint knows {' and '.join(TARGETS)}")
+    subject = Subject(
+        model=inspected(model),
+        target=target,
+        precision=precision,
+        compute_capabilities=compute_capabilities,
+    )
+    found = (
+        Finding(rule.name, rule.severity, node, message)
+        for rule in RULES
+        for node, message in rule.check(subject)
+    )
+    return tuple(sorted(dict.fromkeys(found), key=lambda finding: finding.severity != "error"))

@@ -1,0 +1,139 @@
+"""The table, the options of the lint, and what must not make it stumble."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from fuselage.errors import PassError
+from fuselage.passes.lint.finding import Finding
+from fuselage.passes.lint.tensorrt import RULES, lint
+
+Parse = Callable[..., ir.Model]
+ROOT = Path(__file__).parents[3]
+CORPUS = Path(__file__).parent / "corpus"
+
+ATTENTION32 = """
+g (float[b, 4, s, 64] q, float[b, 4, s, 64] k, float[b, 4, s, 64] v) => (float[b, 4, s, 64] y) {
+    y = Attention(q, k, v)
+}"""
+
+
+def rules(found: tuple[Finding, ...]) -> list[str]:
+    return [finding.rule for finding in found]
+
+
+def test_names_are_unique_and_every_rule_has_a_trap() -> None:
+    names = [rule.name for rule in RULES]
+    texts = [path.read_text("utf-8") for path in (CORPUS / "traps").glob("*.onnxtxt")]
+    trapped = {match for text in texts for match in re.findall(r"# expect: (\S+) at", text)}
+    assert len(names) == len(set(names))
+    assert trapped == set(names)
+
+
+def test_the_documentation_lists_every_rule_with_its_severity_and_title() -> None:
+    text = (ROOT / "docs" / "lint.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \| (.+?) \|", text, re.MULTILINE)
+    assert rows == [(rule.name, rule.severity, rule.title) for rule in RULES]
+
+
+def test_a_message_says_what_to_do() -> None:
+    for path in (CORPUS / "traps").glob("*.onnxtxt"):
+        assert path.read_text("utf-8").count("# expect:") == 1, path.name
+    (finding,) = lint(ir.from_onnx_text(header(23) + ATTENTION32))
+    assert finding == Finding(
+        "attention-float32",
+        "warning",
+        "y",
+        "Attention in float32: no GPU has a fused kernel for it, so it does not build unless "
+        "marked decomposable, as fuselage does, and then it is built from single kernels, with a "
+        "score matrix in memory; lower the graph to float16 or bfloat16",
+    )
+
+
+def header(opset: int) -> str:
+    return f'<ir_version: 11, opset_import: ["" : {opset}]>'
+
+
+@pytest.mark.parametrize(("precision", "found"), [
+    (None, ["attention-float32"]), ("fp32", ["attention-float32"]),
+    ("fp16", []), ("bf16", []), ("int8", []),
+])  # fmt: skip
+def test_precision_is_what_float32_is_lowered_to(precision, found) -> None:
+    assert rules(lint(ir.from_onnx_text(header(23) + ATTENTION32), precision=precision)) == found
+
+
+def test_bfloat16_is_found_for_a_gpu_without_it() -> None:
+    model = ir.from_onnx_text(header(23) + ATTENTION32)
+    found = lint(model, precision="bf16", compute_capabilities=("SM75", "SM89"))
+    assert [(f.rule, f.node) for f in found] == [("hardware-type", "q")]
+    assert "BFLOAT16, which SM75 lacks" in found[0].message
+
+
+def test_weights_that_overflow_when_lowered_are_found_and_fills_are_not(parse: Parse) -> None:
+    text = "g (float[b, 4] x) => (float[b, 4] y) { a = Add(x, fill) y = Mul(a, w) }"
+    fill = np.float32(-3.4e38)
+    model = parse(text, fill=fill, w=np.array([1, 2, 7e4, 3], np.float32))
+    assert lint(model) == ()
+    (found,) = lint(model, precision="fp16")
+    assert (found.rule, found.node) == ("float16-range", "w")
+    assert "'w' holds 70000, beyond float16" in found.message
+
+
+def test_errors_come_first(parse: Parse) -> None:
+    text = """g (float[b, 4, s, 8] q, float[b, 4, s, 8] k, int64[b] unread) => (float[b, 4, s, 8] y)
+        { y = Attention <softcap = 9.0> (q, k, k) }"""
+    assert rules(lint(parse(text))) == [
+        "attention-attribute", "unread-input", "attention-float32", "attention-head-size",
+    ]  # fmt: skip
+
+
+def test_the_model_is_not_changed(parse: Parse) -> None:
+    model = parse("g (float[b, 4] x) => (float[b, 4] y) { h = Abs(x) y = Neg(h) }")
+    assert model.graph[0].outputs[0].dtype is None
+    lint(model)
+    assert model.graph[0].outputs[0].dtype is None
+
+
+def test_a_type_that_inference_corrects_stays_in_the_model(parse: Parse) -> None:
+    text = "g (float[b, 4] x) => (float[b, 4] y) { h = Cast <to = 10> (x) y = Neg(h) }"
+    model = parse(text)
+    lint(model)
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+
+
+def test_types_are_inferred_where_the_file_has_none(parse: Parse) -> None:
+    text = """g (float16[b, s, 64] x) => (float16[b, s, 64] y)
+        { f = Cast <to = 1> (x) h = Neg(f) a = Add(h, x) y = Abs(a) }"""
+    assert [(f.rule, f.node) for f in lint(parse(text))] == [("mixed-types", "n_a")]
+
+
+def test_nodes_of_subgraphs_and_functions_are_seen() -> None:
+    text = """<ir_version: 11, opset_import: ["" : 23, "local" : 1]>
+        g (bool c, bool[b, s] x) => (int64[2, n] y) {
+            y = If(c) <
+                then_branch = t () => (int64[2, n] a) { a = NonZero(x) },
+                else_branch = e () => (int64[2, n] d) { d = local.where(x) }
+            >
+        }
+        <domain: "local", opset_import: ["" : 23]>
+        where (m) => (i) { i = NonZero(m) }"""
+    assert rules(lint(ir.from_onnx_text(text))) == ["no-importer", "no-importer"]
+
+
+def test_a_graph_that_inference_cannot_read_is_linted_all_the_same(parse: Parse) -> None:
+    text = """g (float16[b, 4] x) => (float16[b, 5] y)
+        { h = MatMul(x, w) d = DynamicQuantizeLinear(h) y = Identity(x) }"""
+    model = parse(text, w=np.zeros((7, 5), np.float16))
+    assert rules(lint(model)) == ["no-importer"]
+
+
+def test_another_target_is_refused() -> None:
+    model = ir.from_onnx_text(header(23) + ATTENTION32)
+    with pytest.raises(PassError, match="target 'ort-cpu': the lint knows tensorrt-rtx and tenso"):
+        lint(model, target="ort-cpu")  # type: ignore[arg-type]
