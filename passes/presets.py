@@ -9,6 +9,7 @@ from .base import Pass
 from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
 from .costs import CostTable
+from .drop_no_ops import DropNoOps
 from .expand_rotary_caches import ExpandRotaryCaches
 from .flatten_attention_heads import FlattenAttentionHeads
 from .fold_attention_bias import FoldAttentionBias
@@ -30,6 +31,7 @@ from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
 from .split_batched_heads import SplitBatchedHeads
 from .split_packed_projections import SplitPackedProjections
+from .unflatten_gemm import UnflattenGemm
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -39,6 +41,9 @@ CANONICAL: tuple[Pass, ...] = (
     FoldConstants(),  # legacy exports compute their constants
     InferShapes(),  # attention rules read ranks and symbolic dims
     FoldShapes(),  # before attention: frees head splits from shape arithmetic
+    FoldConstants(),  # numbers that were computed from static sizes
+    UnflattenGemm(),  # rules read linear layers of three dimensions
+    DropNoOps(),  # rules see neither casts to the same type nor views of views
     FuseLayerNorm(),
     FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
     FuseGelu(),
