@@ -44,7 +44,7 @@ def objection_to_masks(
             return f"the mask reads the tokens, through {node.op_type} {node.name!r}"
     try:
         sampler = Sampler(model, inputs, wanted)
-        for sizes in (*_SMALL, Sizes(batch=1, sequence=2, past=max(length - 2, 0))):
+        for sizes in (*_SMALL, Sizes(batch=1, sequence=2, past=length - 2)):
             for mask, array in zip(wanted, sampler(sizes), strict=True):
                 if reason := _difference(array, sizes):
                     return f"the mask {mask.name!r} {reason}"

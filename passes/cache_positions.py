@@ -104,8 +104,9 @@ def _boundary(graph: ir.Graph, inputs: DecoderInputs) -> dict[ir.Value, list[ir.
             if (of_input and read[0] is not inputs.tokens) or varying.intersection(read):
                 varying.update(node.outputs)
             continue
-        for value in varying.intersection(read):
-            readers.setdefault(value, []).append(node)
+        for value in dict.fromkeys(read):
+            if value in varying:
+                readers.setdefault(value, []).append(node)
     return readers
 
 

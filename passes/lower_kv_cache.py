@@ -40,6 +40,8 @@ CACHE_LENGTH = 1024
 """Tokens a slot holds unless another number is asked for."""
 
 _OPSET = 24
+_SHORTEST = 16
+"""Masks and positions are told apart by samples of up to this many tokens."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class LowerKvCache(Pass):
         misses: list[str],
         inputs: DecoderInputs,
     ) -> None:
-        if self.length < 2:
-            raise PassError(f"expected a length of at least 2, got {self.length}")
+        if self.length < _SHORTEST:
+            raise PassError(f"expected a length of at least {_SHORTEST}, got {self.length}")
         if any(value.name == WRITE_INDICES for value in model.graph.inputs):
             raise PassError(f"the graph has an input {WRITE_INDICES!r} already")
         masks = [match.mask for match in found if match.mask is not None]
