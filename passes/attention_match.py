@@ -28,6 +28,9 @@ _FLOATS = frozenset(
 """Casts among these change the precision of a computation; casts to 8 bits quantise."""
 
 
+Order = tuple[int, ...]
+
+
 class Miss(Exception):  # noqa: N818  (control flow between the matcher and its pass)
     """Why a candidate is not attention: the first difference met."""
 
@@ -55,8 +58,8 @@ class Core:
 
     Attributes:
         query: [batch, heads, queries, head_dim].
-        key: [batch, kv_heads, keys, head_dim], or the middle axes swapped.
-        key_is_bshd: whether they are.
+        key: K with its axes in any order.
+        key_order: the permutation that makes it [batch, kv_heads, keys, head_dim].
         value: [batch, kv_heads, keys, head_dim].
         scale: multiplies Q K^T.
         terms: what is added afterwards, in the order of the graph.
@@ -65,18 +68,23 @@ class Core:
 
     query: ir.Value
     key: ir.Value
-    key_is_bshd: bool
+    key_order: Order
     value: ir.Value
     scale: float
     terms: tuple[Term, ...] = ()
     softcap: float = 0.0
+
+    def key_dim(self, axis: int) -> int | ir.SymbolicDim:
+        """Size of an axis of [batch, kv_heads, keys, head_dim]."""
+        assert self.key.shape is not None
+        return self.key.shape[self.key_order[axis]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scores:
     query: ir.Value
     key: ir.Value
-    key_is_bshd: bool
+    key_order: Order
     scale: float
     terms: tuple[Term, ...] = ()
     softcap: float = 0.0
@@ -260,11 +268,11 @@ _READERS = {
 def _product(node: ir.Node) -> _Scores:
     query, query_scale = _strip_scale(_uncast(required(node.inputs[0])))
     transposed, key_scale = _strip_scale(_uncast(required(node.inputs[1])))
-    key, is_bshd, inner_scale = _untranspose(_uncast(transposed))
+    key, order, inner_scale = _untranspose(_uncast(transposed))
     return _Scores(
         query=_uncast(query),
         key=key,
-        key_is_bshd=is_bshd,
+        key_order=order,
         scale=query_scale * key_scale * inner_scale,
     )
 
@@ -282,16 +290,15 @@ def _strip_scale(value: ir.Value) -> tuple[ir.Value, float]:
     return (right, factor) if factor is not None else (value, 1.0)
 
 
-def _untranspose(transposed: ir.Value) -> tuple[ir.Value, bool, float]:
-    """K, whether it is still [batch, sequence, heads, head_dim], and a scale below."""
+def _untranspose(transposed: ir.Value) -> tuple[ir.Value, Order, float]:
+    """K, the order of axes that makes it [batch, heads, keys, head_dim], and a scale below."""
     node = producer(transposed, "Transpose")
-    if node is None:
-        raise Miss(f"K^T comes from {origin(transposed)}, not from a transposition of K")
-    permutation = ints_attribute(node, "perm")
-    if permutation not in ((0, 1, 3, 2), (0, 2, 3, 1)):
-        raise Miss(f"K^T is Transpose with perm {list(permutation)}")
+    permutation = () if node is None else ints_attribute(node, "perm")
+    if node is None or len(permutation) != 4:
+        return transposed, (0, 1, 3, 2), 1.0  # computed with the keys last
     key, scale = _strip_scale(_uncast(required(node.inputs[0])))
-    return _uncast(key), permutation == (0, 2, 3, 1), scale
+    batch, heads, size, keys = permutation
+    return _uncast(key), (batch, heads, keys, size), scale
 
 
 def origin(value: ir.Value) -> str:
@@ -304,11 +311,10 @@ def _check_shapes(core: Core) -> None:
     for name, tensor in (("Q", core.query), ("K", core.key), ("V", core.value)):
         if tensor.shape is None or len(tensor.shape) != 4:
             raise Miss(f"{name} has shape {tensor.shape}, expected 4 dimensions")
-    head_axis = 2 if core.key_is_bshd else 1
-    _check_batch(core.query, core.key)
-    _check_batch(core.query, core.value)
+    _check_batch(core.query, core.key, core.key_order[0])
+    _check_batch(core.query, core.value, 0)
     heads = static_dim(core.query, 1)
-    kv_heads = (static_dim(core.key, head_axis), static_dim(core.value, 1))
+    kv_heads = (static_dim(core.key, core.key_order[1]), static_dim(core.value, 1))
     # MatMul broadcasts heads one by one, Attention shares one K/V head among all queries.
     if heads is None or kv_heads not in ((heads, heads), (1, 1)):
         raise Miss(f"Q has {heads} heads, K {kv_heads[0]} and V {kv_heads[1]}")
@@ -316,9 +322,9 @@ def _check_shapes(core: Core) -> None:
         _check_term(term.value, core.query)
 
 
-def _check_batch(query: ir.Value, other: ir.Value) -> None:
+def _check_batch(query: ir.Value, other: ir.Value, axis: int) -> None:
     """MatMul broadcasts a batch of 1, Attention does not."""
-    ours, theirs = static_dim(query, 0), static_dim(other, 0)
+    ours, theirs = static_dim(query, 0), static_dim(other, axis)
     if (ours == 1 or theirs == 1) and ours != theirs:
         raise Miss(f"Q has shape {query.shape}, but K or V has {other.shape}")
 

@@ -57,8 +57,7 @@ class FuseAttention(Pass):
 def _replace(node: ir.Node, core: Core) -> None:
     tape = ir.tape.Tape()
     query, value, dtype = core.query, core.value, node.outputs[0].dtype
-    key = _head_major(core, tape) if core.key_is_bshd else core.key
-    inputs = [_cast(tensor, dtype, tape) for tensor in (query, key, value)]
+    inputs = [_cast(tensor, dtype, tape) for tensor in (query, _key(core, tape), value)]
     mask = _mask(node, core, tape)
     if mask is not None:
         inputs.append(mask)
@@ -71,11 +70,11 @@ def _replace(node: ir.Node, core: Core) -> None:
     remove_dead(node)
 
 
-def _head_major(core: Core, tape: ir.tape.Tape) -> ir.Value:
-    key = tape.op("Transpose", [core.key], {"perm": [0, 2, 1, 3]})
-    shape = core.key.shape
-    assert shape is not None
-    key.shape = ir.Shape([shape[0], shape[2], shape[1], shape[3]])
+def _key(core: Core, tape: ir.tape.Tape) -> ir.Value:
+    if core.key_order == (0, 1, 2, 3):
+        return core.key
+    key = tape.op("Transpose", [core.key], {"perm": core.key_order})
+    key.shape = ir.Shape([core.key_dim(axis) for axis in range(4)])
     key.type = core.key.type
     return key
 
@@ -173,10 +172,8 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
         mask = _raised(node.graph, mask, tape)
     assert mask.shape is not None
     assert core.query.shape is not None
-    assert core.key.shape is not None
-    key_axis = 1 if core.key_is_bshd else 2
     *lead, rows, columns = mask.shape
-    queries, keys = core.query.shape[2], core.key.shape[key_axis]
+    queries, keys = core.query.shape[2], core.key_dim(2)
     wide = columns == 1 and keys != 1
     if not wide and (rows == queries or not _may_be_one(rows)):
         return mask
@@ -186,7 +183,7 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
     sizes = [
         initializer(node.graph, "mask_ones", np.ones(len(lead), np.int64)),
         one if rows == queries else _size(*source, tape),
-        _size(core.key, key_axis, tape) if wide else one,
+        _size(core.key, core.key_order[2], tape) if wide else one,
     ]
     full = tape.op("Expand", [mask, tape.op("Concat", sizes, {"axis": 0})])
     full.type = mask.type

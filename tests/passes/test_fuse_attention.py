@@ -180,15 +180,6 @@ REFUSED = {
         swapped(SDPA, "axis = -1", "axis = 1"),
         "softmax is over axis 1, not the last of 4",
     ),
-    "K not transposed": (
-        "scores = MatMul(q, square)\n p = Softmax(scores)\n y = MatMul(p, v)",
-        "K^T comes from the value 'square', not from a transposition of K",
-    ),
-    "K transposed in another way": (
-        "kt = Transpose<perm = [1, 0, 3, 2]>(k)\n scores = MatMul(q, kt)\n"
-        "p = Softmax(scores)\n y = MatMul(p, v)",
-        r"K\^T is Transpose with perm \[1, 0, 3, 2\]",
-    ),
     "scores from elsewhere": (
         "p = Softmax(bias)\n y = MatMul(p, v)",
         r"the scores come from the value 'bias', not from MatMul\(Q, K\^T\)",
@@ -242,10 +233,7 @@ REFUSED = {
 def test_lookalikes_are_refused_with_the_reason(build: Any, apply: Any, name: str) -> None:
     body, reason = REFUSED[name]
     body = MASK + body if "(scores, mask)" in body and "shown" not in body else body
-    square = "square" in body
-    model = build(body.replace("square", "k"), k="batch, 2, 16, s") if square else build(body)
-    if square:
-        reason = (reason or "").replace("square", "k").replace("^", r"\^")
+    model = build(body)
     after, outcome = apply(FuseAttention(), model)
     assert not outcome.modified
     assert "Attention" not in [node.op_type for node in after.graph]
@@ -295,6 +283,42 @@ def test_one_head_and_a_batch_of_one_are_no_broadcast(
     one = {name: array[:1, :1] if array.ndim == 4 else array for name, array in feeds(1, 5).items()}
     one |= {name: feeds(1, 5)[name] for name in ("kb", "bias", "rows", "tilt")}
     same_numbers(model, after, one, atol=2e-6, rtol=1e-5)
+
+
+ORDERS = {
+    "b, h, s, d": ((0, 1, 3, 2), "float[batch, 2, s, 16]", (0, 1, 2, 3), 0),
+    "b, s, h, d": ((0, 2, 3, 1), "float[batch, s, 2, 16]", (0, 2, 1, 3), 1),
+    "s, b, h, d": ((1, 2, 3, 0), "float[s, batch, 2, 16]", (2, 0, 1, 3), 1),
+    "b, d, h, s": ((0, 2, 1, 3), "float[batch, 16, 2, s]", (0, 3, 1, 2), 1),
+    "b, h, d, s": (None, "float[batch, 2, 16, s]", (0, 1, 3, 2), 1),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_keys_come_in_any_order_of_axes(
+    parse: Any, apply: Any, same_numbers: Any, order: str
+) -> None:
+    permutation, key, from_bhsd, transpositions = ORDERS[order]
+    transpose = f"kt = Transpose<perm = {list(permutation)}>(ks)" if permutation else ""
+    model = parse(
+        f"""attention (float[batch, 2, s, 16] q, {key} k, float[batch, 2, s, 16] v)
+            => (float[batch, 2, s, 16] y)
+            {{ {"ks" if permutation else "kt"} = Mul(k, scale)\n {transpose}
+               scores = MatMul(q, kt)\n p = Softmax(scores)\n y = MatMul(p, v) }}""",
+        **CONSTANTS,
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (node,) = (node for node in after.graph if node.op_type == "Attention")
+    assert node.attributes["scale"].as_float() == SCALE
+    assert str(node.inputs[1].shape) == "[batch,2,s,16]"
+    assert node.inputs[1].dtype == ir.DataType.FLOAT
+    assert [n.op_type for n in after.graph].count("Transpose") == transpositions
+    for batch, s in ((3, 7), (1, 1), (2, 3)):
+        case = {name: feeds(batch, s)[name] for name in "qkv"}
+        case["k"] = np.ascontiguousarray(case["k"].transpose(from_bhsd))
+        same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("axis", ["batch", "heads"])
