@@ -137,14 +137,14 @@ class Sampler:
 
 
 def cone(wanted: Iterable[ir.Value]) -> list[ir.Node]:
-    """Nodes that the values are computed from, in no order."""
-    seen: set[ir.Node] = set()
+    """Nodes that the values are computed from, nearest first along each path."""
+    seen: dict[ir.Node, None] = {}
     pending = [value.producer() for value in wanted]
     while pending:
         node = pending.pop()
         if node is None or node in seen:
             continue
-        seen.add(node)
+        seen[node] = None
         pending += [value.producer() for value in node.inputs if value is not None]
     return list(seen)
 
