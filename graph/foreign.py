@@ -7,15 +7,15 @@ hold the bytes their shape asks for, weights lie beside the model, and the ONNX 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 
 from ..errors import GraphError
-from .foreign_tensors import check_tensors, densify
+from .foreign_names import check_names, inner_graphs, node_lists
+from .foreign_tensors import check_tensors, densify, short
 
 _STANDARD = "ai.onnx"
 """The long name of the standard domain; the short one is the empty string."""
@@ -46,7 +46,7 @@ def read_model(path: Path) -> ir.Model:
     proto = _parse(path)
     try:
         check_model(proto, path)
-        model = ir.from_proto(proto)
+        model: ir.Model = ir.from_proto(proto)
     except GraphError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir raise many unrelated types here
@@ -87,13 +87,13 @@ def check_model(proto: ModelProto, path: Path) -> None:
     """
     _check_opsets(proto, path)
     _forget_negative_sizes(proto.graph)
-    for nodes in _node_lists(proto):
+    _agree_on_types(proto.graph)
+    for nodes in node_lists(proto):
         for node in nodes:
             node.domain = "" if node.domain == _STANDARD else node.domain
     for sparse in densify(proto.graph, path):
         proto.graph.initializer.append(sparse)
-    _check_names(proto.graph, frozenset(), frozenset(), path)
-    _check_functions(proto, path)
+    check_names(proto, path)
     check_tensors(proto, path)
     proto.ir_version = max(proto.ir_version, _FREE_WEIGHTS_IR)
     try:
@@ -112,7 +112,7 @@ def _check_opsets(proto: ModelProto, path: Path) -> None:
         if versions.setdefault(domain, entry.version) != entry.version:
             raise GraphError(
                 f"{path}: imports opset {versions[domain]} and opset {entry.version} of domain "
-                f"{domain or _STANDARD!r}; expected one version, export the model again"
+                f"{short(domain or _STANDARD)}; expected one version, export the model again"
             )
     if not versions:
         raise GraphError(
@@ -134,104 +134,19 @@ def _forget_negative_sizes(graph: GraphProto) -> None:
             if dim.dim_value < 0:
                 dim.Clear()
     for node in graph.node:
-        for inner in _inner_graphs(node):
+        for inner in inner_graphs(node):
             _forget_negative_sizes(inner)
 
 
-def _check_names(
-    graph: GraphProto | FunctionProto,
-    outer: frozenset[str],
-    attributes: frozenset[str],
-    path: Path,
-) -> None:
-    """Every value is defined once, and before it is read; as the ONNX IR asks.
+def _agree_on_types(graph: GraphProto) -> None:
+    """An output that is an input has the input's type, whatever else is declared for it.
 
-    Args:
-        graph: whose nodes to check.
-        outer: values of the graphs around it.
-        attributes: of the function around it.
-        path: for messages.
+    onnx_ir keeps one type a value and would give the input the type of the output.
     """
-    known = set(outer)
-    own: list[str] = []
-    if isinstance(graph, GraphProto):
-        inputs = [info.name for info in graph.input]
-        weights = [tensor.name for tensor in graph.initializer]
-        _check_unique("inputs", inputs, path)
-        _check_unique("initializers", weights, path)
-        own = [*inputs, *weights]
-    else:
-        own = list(graph.input)
-    known.update(own)
-    for node in graph.node:
-        unknown = [name for name in node.input if name and name not in known]
-        if unknown:
-            raise GraphError(
-                f"{path}: node {_label(node)} reads {unknown[0]!r}, which no input, initializer or "
-                "earlier node gives; the graph is broken, export it again"
-            )
-        _check_references(node, attributes, path)
-        for inner in _inner_graphs(node):
-            _check_names(inner, frozenset(known), attributes, path)
-        for name in filter(None, node.output):
-            if name in known:
-                raise GraphError(
-                    f"{path}: node {_label(node)} defines {name!r}, which is defined already; "
-                    "expected one definition a value, export the graph again"
-                )
-            known.add(name)
-    outputs = graph.output if isinstance(graph, FunctionProto) else [v.name for v in graph.output]
-    missing = [name for name in outputs if name not in known]
-    if missing:
-        raise GraphError(
-            f"{path}: no node, input or initializer gives the output {missing[0]!r}; the graph is "
-            "broken, export it again"
-        )
-    _check_unique("outputs", list(outputs), path)
-
-
-def _check_references(node: NodeProto, attributes: frozenset[str], path: Path) -> None:
-    """Only the nodes of a function may take an attribute from outside, and only its own."""
-    for attribute in node.attribute:
-        wanted = attribute.ref_attr_name
-        if wanted and wanted not in attributes:
-            raise GraphError(
-                f"{path}: node {_label(node)} takes its attribute {attribute.name!r} from "
-                f"{wanted!r}, which no function around it has; export the graph again"
-            )
-
-
-def _check_unique(kind: str, names: list[str], path: Path) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if not name or name in seen:
-            fault = f"two of the name {name!r}" if name else "one without a name"
-            raise GraphError(f"{path}: expected {kind} with names of their own, got {fault}")
-        seen.add(name)
-
-
-def _check_functions(proto: ModelProto, path: Path) -> None:
-    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-    if len(functions) != len(proto.functions):
-        raise GraphError(f"{path}: defines a function twice; expected one definition a function")
-    done: set[tuple[str, str, str]] = set()
-
-    def visit(name: tuple[str, str, str], trail: tuple[tuple[str, str, str], ...]) -> None:
-        if name in trail:
-            raise GraphError(
-                f"{path}: function {name[1]!r} calls itself, which ONNX does not allow"
-            )
-        if name in done or name not in functions:
-            return
-        for nodes in _lists_of(functions[name].node):
-            for node in nodes:
-                visit((node.domain, node.op_type, node.overload), (*trail, name))
-        done.add(name)
-
-    for name, function in functions.items():
-        visit(name, ())
-        attributes = {*function.attribute, *(a.name for a in function.attribute_proto)}
-        _check_names(function, frozenset(), frozenset(attributes), path)
+    types = {info.name: info.type for info in graph.input}
+    for info in graph.output:
+        if info.name in types:
+            info.type.CopyFrom(types[info.name])
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:
@@ -254,34 +169,6 @@ def _without_weights(proto: ModelProto) -> ModelProto:
             kind.elem_type = tensor.data_type
             kind.shape.SetInParent()
     return stub
-
-
-def _node_lists(proto: ModelProto) -> Iterator[list[NodeProto]]:
-    yield from _lists_of(proto.graph.node)
-    for function in proto.functions:
-        yield from _lists_of(function.node)
-
-
-def _lists_of(nodes: object) -> Iterator[list[NodeProto]]:
-    """The nodes, then those of every graph inside them."""
-    own: list[NodeProto] = list(nodes)  # type: ignore[call-overload]
-    yield own
-    for node in own:
-        for graph in _inner_graphs(node):
-            yield from _lists_of(graph.node)
-
-
-def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH and not attribute.ref_attr_name:
-            yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def _label(node: NodeProto) -> str:
-    name = node.name or next(filter(None, node.output), "")
-    return f"{name!r} ({node.op_type})"
 
 
 def _foreign_kind(path: Path) -> str | None:

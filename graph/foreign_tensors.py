@@ -16,6 +16,8 @@ from ..errors import GraphError
 _DENSE_BYTES = 1 << 28
 """A sparse tensor may become this large: a few bytes can ask for any size."""
 
+_LONGEST_NAME = 120
+
 _DATA_FIELDS = (
     "float_data",
     "int32_data",
@@ -24,6 +26,11 @@ _DATA_FIELDS = (
     "double_data",
     "uint64_data",
 )
+
+
+def short(name: str) -> str:
+    """A name as messages have it: files can hold names of any length."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
 
 
 def check_tensors(proto: ModelProto, path: Path) -> None:
@@ -35,7 +42,7 @@ def check_tensors(proto: ModelProto, path: Path) -> None:
         GraphError: naming the tensor, what its shape asks for, and what there is.
     """
     for tensor in proto.graph.initializer:
-        _check_tensor(tensor, f"initializer {tensor.name!r}", path)
+        _check_tensor(tensor, f"initializer {short(tensor.name)}", path)
     for tensor, place in _inner_tensors(proto):
         held = _check_tensor(tensor, place, path)
         if held is not None:
@@ -72,8 +79,8 @@ def densify(graph: GraphProto, path: Path) -> list[TensorProto]:
             array = _dense_array(sparse)
         except (ValueError, TypeError, IndexError) as error:
             raise GraphError(
-                f"{path}: sparse initializer {name!r} {list(sparse.dims)} cannot be made dense "
-                f"({error}); export the model with dense weights"
+                f"{path}: sparse initializer {short(name)} {list(sparse.dims)} cannot be made "
+                f"dense ({error}); export the model with dense weights"
             ) from error
         dense.append(onnx.numpy_helper.from_array(array, name))
     del graph.sparse_initializer[:]
@@ -104,7 +111,7 @@ def _inner_tensors(proto: ModelProto) -> Iterator[tuple[TensorProto, str]]:
 
 def _graph_tensors(graph: GraphProto) -> Iterator[tuple[TensorProto, str]]:
     for tensor in graph.initializer:
-        yield tensor, f"initializer {tensor.name!r}"
+        yield tensor, f"initializer {short(tensor.name)}"
     yield from _node_tensors(graph.node)
 
 
@@ -112,9 +119,9 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[tuple[TensorProto, str
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t") and attribute.type == AttributeProto.TENSOR:
-                yield attribute.t, f"attribute {attribute.name!r} of {node.op_type}"
+                yield attribute.t, f"attribute {short(attribute.name)} of {node.op_type[:80]}"
             for tensor in attribute.tensors:
-                yield tensor, f"attribute {attribute.name!r} of {node.op_type}"
+                yield tensor, f"attribute {short(attribute.name)} of {node.op_type[:80]}"
             if attribute.HasField("g"):
                 yield from _graph_tensors(attribute.g)
             for graph in attribute.graphs:
@@ -132,7 +139,7 @@ def _needed_bytes(tensor: TensorProto, place: str, path: Path) -> int:
             f"{path}: {place} has data type {tensor.data_type} and shape {list(tensor.dims)}; "
             "expected a type of ONNX and no negative size, export the model again"
         )
-    size = math.prod(tensor.dims)
+    size: int = math.prod(tensor.dims)
     return size if dtype == ir.DataType.STRING else math.ceil(size * dtype.bitwidth / 8)
 
 
@@ -155,8 +162,8 @@ def _needed_entries(tensor: TensorProto, needed: int) -> int:
     dtype = ir.DataType(tensor.data_type)
     if dtype == ir.DataType.STRING or dtype.bitwidth < 8:
         return needed
-    is_complex = dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
-    return math.prod(tensor.dims) * (2 if is_complex else 1)
+    size: int = math.prod(tensor.dims)
+    return 2 * size if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else size
 
 
 def _external_file(tensor: TensorProto, needed: int, place: str, path: Path) -> tuple[Path, int]:
@@ -166,15 +173,15 @@ def _external_file(tensor: TensorProto, needed: int, place: str, path: Path) -> 
     inside = PurePosixPath(location)
     if inside.is_absolute() or ".." in inside.parts:
         raise GraphError(
-            f"{path}: {place} lies in {location!r}, outside the folder of the model; expected a "
-            "file beside it"
+            f"{path}: {place} lies in {short(location)}, outside the folder of the model; "
+            "expected a file beside it"
         )
     file = path.parent / location
     homes = (path.parent.resolve(), path.resolve().parent)  # a cache links both files elsewhere
     if not any(file.resolve().is_relative_to(home) for home in homes):
         raise GraphError(
-            f"{path}: {place} lies in {file.name!r}, a link out of the folder of the model; copy "
-            "the file itself beside the model"
+            f"{path}: {place} lies in {short(file.name)}, a link out of the folder of the model; "
+            "copy the file itself beside the model"
         )
     offset = _number(entries.get("offset", "0"), place, path)
     length = _number(entries.get("length", str(needed)), place, path)
@@ -191,6 +198,6 @@ def _external_file(tensor: TensorProto, needed: int, place: str, path: Path) -> 
 def _number(text: str, place: str, path: Path) -> int:
     if not text.isdecimal():
         raise GraphError(
-            f"{path}: {place} lies at {text!r} of its file; expected a number of bytes"
+            f"{path}: {place} lies at {short(text)} of its file; expected a number of bytes"
         )
     return int(text)

@@ -82,11 +82,9 @@ def _optimize(
             with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
                 code = run(["optimize", str(source), str(target), *arguments])
         except BaseException as error:  # whatever it is, it is a fault to report
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            ours = [f for f in traceback.extract_tb(error.__traceback__) if "/main/" in f.filename]
-            last = ours[-1] if ours else where
-            place = f"{Path(last.filename).name}:{last.lineno}"
-            return None, f"{type(error).__name__}: {str(error)[:300]} at {place}", ""
+            frames = traceback.extract_tb(error.__traceback__)
+            place = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[:-4:-1])
+            return None, f"{type(error).__name__}: {_line(error)} at {place}", ""
     return code, err.getvalue(), foreign()
 
 

@@ -431,7 +431,7 @@ def mutate(data: bytes, rng: random.Random) -> tuple[str, bytes]:
         step = rng.choice(STRUCTURAL)
         try:
             step(model, rng)
-        except (IndexError, ValueError, TypeError, OverflowError, RuntimeError):
+        except (IndexError, ValueError, TypeError, OverflowError, RuntimeError, MemoryError):
             continue  # nothing here that this mutation could damage
         done.append(step.__name__.lstrip("_"))
     try:
