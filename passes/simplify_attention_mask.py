@@ -78,7 +78,7 @@ class _Masks:
     """The masks of one model, each looked at once."""
 
     model: ir.Model
-    _known: dict[tuple[_Term, Geometry], tuple[Mask, Roles] | Miss] = field(default_factory=dict)
+    _known: dict[tuple[_Term, bool | None], tuple[Mask, Roles] | Miss] = field(default_factory=dict)
     _chains: dict[tuple[Mask, Lengths, ir.DataType], ir.Value] = field(default_factory=dict)
     _sums: dict[tuple[ir.Value, ir.Value], ir.Value] = field(default_factory=dict)
     _softened: dict[ir.Value, ir.Value | None] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class _Masks:
         return meaning, roles, biases
 
     def _meaning(self, term: _Term, geometry: Geometry) -> tuple[Mask, Roles] | Miss:
-        key = term, geometry
+        key = term, geometry.is_square  # one mask of two attentions has the sizes of both
         if key not in self._known:
             opset = self.model.opset_imports[""]
             try:

@@ -6,11 +6,14 @@ graph inputs and wherever a size is read, so nothing of the network is needed to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
+from ...graph.tensors import Array
 from ..constants import array_of, int_attribute
 from .meaning import Miss
 
@@ -26,6 +29,8 @@ _ALLOWED = frozenset(
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _TO_THE_END = 2**31 - 1  # Slice ends from here on mean "all"; no sequence is that long
 _TABLE = 64
+_MOVABLE = (_COMPARISONS - {"Equal"}) | {"Add", "Sub"}
+_NEIGHBOURS = 8  # a window as "<= 4095" here and "< 4096" there
 
 Dims = tuple[int | str, ...]
 
@@ -39,12 +44,14 @@ class Cone:
         nodes: in topological order.
         reads: graph inputs whose contents count.
         sizes: values that hold sizes, and the dims they hold.
+        replaced: constants that stand for others.
     """
 
     root: ir.Value
     nodes: tuple[ir.Node, ...]
     reads: tuple[ir.Value, ...]
     sizes: Mapping[ir.Value, Dims]
+    replaced: Mapping[ir.Value, ir.TensorProtocol] = field(default_factory=dict)
 
     @property
     def symbols(self) -> frozenset[str]:
@@ -55,22 +62,60 @@ class Cone:
     def numbers(self) -> Iterator[float]:
         """Constants that could be a size: integers, and floats that something is compared with."""
         for node in self.nodes:
-            for array in filter(None.__ne__, map(array_of, node.inputs)):
-                assert array is not None
-                if array.size <= _TABLE and (
-                    array.dtype.kind in "iu" or node.op_type in _COMPARISONS
-                ):
-                    yield from (abs(float(x)) for x in array.flat if abs(float(x)) < _TO_THE_END)
+            for _, array in self._size_like(node):
+                yield from (abs(float(x)) for x in array.flat if abs(float(x)) < _TO_THE_END)
             if node.op_type == "ConstantOfShape" and "value" in node.attributes:
                 yield abs(float(node.attributes["value"].as_tensor().numpy().item()))
 
     def table_dims(self) -> Iterator[int]:
         """Dims of constants with many elements, such as a causal table."""
         for node in self.nodes:
-            for array in filter(None.__ne__, map(array_of, node.inputs)):
-                assert array is not None
-                if array.size > _TABLE:
+            for array in map(array_of, node.inputs):
+                if array is not None and array.size > _TABLE:
                     yield from (dim for dim in array.shape if dim > 1)
+
+    def large_limits(self, least: int, most: int) -> frozenset[int]:
+        """Constants beyond `least` that are added to a position or compared with one, if all are.
+
+        Raises:
+            Miss: when they are beyond `most` and used in another way, or far apart.
+        """
+        large = frozenset(math.ceil(x) for x in self.numbers() if x > least)
+        if not large:
+            return large
+        movable = {
+            round(abs(float(array.item())))
+            for node in self.nodes
+            for _, array in self._size_like(node)
+            if node.op_type in _MOVABLE and array.size == 1
+        }
+        if large <= movable and max(large) - min(large) <= _NEIGHBOURS:
+            return large
+        if max(large) <= most:
+            return frozenset()
+        held = ", ".join(map(str, sorted(large)))
+        raise Miss(f"the mask holds the constants {held}; sizes are tried to {most}")
+
+    def shifted(self, least: int, by: int) -> Cone:
+        """The cone with every constant beyond `least` nearer to 0 by so much."""
+        replaced: dict[ir.Value, ir.TensorProtocol] = {}
+        for node in self.nodes:
+            for value, array in self._size_like(node):
+                if array.size == 1 and least < abs(float(array.item())) < _TO_THE_END:
+                    smaller = array - np.sign(array) * by
+                    replaced[value] = ir.tensor(smaller.astype(array.dtype), name=value.name)
+        return replace(self, replaced=replaced)
+
+    def _size_like(self, node: ir.Node) -> Iterator[tuple[ir.Value, Array]]:
+        for value in node.inputs:
+            if value is None:
+                continue
+            tensor = self.replaced.get(value)
+            array = array_of(value) if tensor is None else tensor.numpy()
+            if array is None or array.size > _TABLE:
+                continue
+            if array.dtype.kind in "iu" or node.op_type in _COMPARISONS:
+                yield value, array
 
 
 def cone_of(root: ir.Value) -> Cone:

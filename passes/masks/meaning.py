@@ -83,6 +83,14 @@ class Mask:
         kept = kept & token[:, None, None, :]
         return kept & token[:, None, :, None] if self.pads_queries else kept
 
+    def widened(self, by: int, beyond: int) -> Mask:
+        """The mask whose limits larger than `beyond` are larger by so much."""
+        back, ahead = (
+            limit if limit is None or limit < beyond else limit + by
+            for limit in (self.back, self.ahead)
+        )
+        return replace(self, back=back, ahead=ahead)
+
     def both(self, other: Mask) -> Mask | None:
         """What keeps a key that both keep; None when they follow different inputs."""
         if None not in (self.padding, other.padding) and self.padding is not other.padding:

@@ -25,8 +25,10 @@ from .meaning import Mask, Miss
 from .run import Runner
 from .sizes import Geometry, Probe, Roles, assignments
 
+_LARGE_SIZE = 256  # beyond, a limit is moved rather than reached
 _LARGEST_SIZE = 2048
 _MARGIN = 64  # two constants of a cone may add up
+_SHIFTED = (40, 57)  # where large limits are moved to
 _SMALL = ((1, 1), (1, 2), (2, 2), (1, 3), (2, 3), (3, 3))
 _MORE_QUERIES = ((2, 1), (3, 2), (5, 3))
 _TRIAL = Probe(2, 3, 8)  # every size differs, the past's too
@@ -50,6 +52,34 @@ def meaning_of_cone(
     """
     cone = cone_of(root)
     padding = _padding_of(cone)
+    large = cone.large_limits(_LARGE_SIZE, _LARGEST_SIZE)
+    if not large:
+        return _meaning(cone, padding, geometry, graph, opset, hides=hides)
+    # A window of 4096 would take masks of 4160 x 4160: it is moved to two small sizes instead.
+    found = []
+    for target in _SHIFTED:
+        shift = min(large) - target
+        meaning, roles = _meaning(
+            cone.shifted(_LARGE_SIZE, shift), padding, geometry, graph, opset, hides=hides
+        )
+        found.append(meaning.widened(shift, beyond=target // 2))
+    if found[0] != found[1]:
+        raise Miss(
+            f"the constants {sorted(large)} do not move the mask by as much as they are moved: "
+            f"{found[0]}, but {found[1]}"
+        )
+    return found[0], roles
+
+
+def _meaning(
+    cone: Cone,
+    padding: ir.Value | None,
+    geometry: Geometry,
+    graph: ir.Graph,
+    opset: int,
+    *,
+    hides: bool,
+) -> tuple[Mask, Roles]:
     trial = _Trial(Runner(cone, opset), hides)
     roles = _roles_of(trial, cone, padding, geometry, graph)
     probe = _long_probe(trial, roles, cone)
@@ -79,9 +109,19 @@ def _padding_of(cone: Cone) -> ir.Value | None:
     (padding,) = cone.reads
     if padding.shape is None or len(padding.shape) != 2:
         raise Miss(f"the mask depends on {names} of shape {padding.shape}, not 2-D")
-    if any(use.node.op_type == "Gather" and use.idx == 1 for use in padding.uses()):
+    if _is_looked_up(padding):
         raise Miss(f"the mask depends on {names}, which holds ids: a table is read at them")
     return padding
+
+
+def _is_looked_up(value: ir.Value) -> bool:
+    """Whether something is read at the value, which then holds ids."""
+    for use in value.uses():
+        if use.node.op_type == "Gather" and use.idx == 1:
+            return True
+        if use.node.op_type in ("Cast", "Identity") and _is_looked_up(use.node.outputs[0]):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -114,16 +154,18 @@ def _roles_of(
     trial: _Trial, cone: Cone, padding: ir.Value | None, geometry: Geometry, graph: ir.Graph
 ) -> Roles:
     """The one reading of the sizes under which the mask has a mask's shape."""
-    random = np.random.default_rng(0)
     found: list[tuple[Roles, Array]] = []
     reason = Miss("the sizes of the mask are unknown")
     for roles in assignments(cone.symbols, geometry, padding, graph):
         if found and found[0][0].is_square != roles.is_square:
             break
+        if padding is not None and not roles.hold_for(padding):
+            reason = Miss(
+                f"{padding.name} has shape {padding.shape}, expected one number a key, {geometry}"
+            )
+            continue
         probe = roles.fit(_TRIAL)
-        contents = random.integers(0, 2, (probe.batch, probe.keys))
-        contents[0] = 1
-        random = np.random.default_rng(0)
+        contents = np.random.default_rng(0).integers(0, 2, (probe.batch, probe.keys))
         try:
             found.append((roles, trial(contents, roles, probe)[0]))
         except Miss as miss:
@@ -140,16 +182,10 @@ def _roles_of(
 
 
 def _long_probe(trial: _Trial, roles: Roles, cone: Cone) -> Probe:
-    """Sizes beyond every constant of the cone, or the largest its tables allow.
-
-    Raises:
-        Miss: when a constant is too large for that: it may be a window that is never reached.
-    """
+    """Sizes beyond every constant of the cone, or the largest its tables allow."""
     numbers = sorted({*map(math.ceil, cone.numbers())})
     tables = sorted({*cone.table_dims()})
     largest = max([2, *numbers, *tables])
-    if largest > _LARGEST_SIZE:
-        raise Miss(f"the mask holds the constant {largest}; windows are tried to {_LARGEST_SIZE}")
     length = largest + max([_MARGIN, *numbers[-2:-1]]) + 3
     probe = roles.fit(Probe(1, length, length + (0 if roles.is_square else 2)))
     if not tables:

@@ -65,7 +65,7 @@ def _evaluator(cone: Cone, opset: int) -> ReferenceEvaluator:
     if cone.root in copies or not cone.nodes:
         raise Miss(f"the mask is {cone.root.name!r} itself, which nothing computes")
     inputs = list(copies.values())
-    constants = [_constant(value, copies) for node in cone.nodes for value in node.inputs]
+    constants = [_constant(value, cone, copies) for node in cone.nodes for value in node.inputs]
     nodes = [_copy_node(node, copies) for node in cone.nodes]
     graph = ir.Graph(
         inputs,
@@ -85,10 +85,14 @@ def _copy(value: ir.Value, dtype: ir.DataType | None) -> ir.Value:
     return ir.Value(name=value.name, type=ir.TensorType(dtype))
 
 
-def _constant(value: ir.Value | None, copies: dict[ir.Value, ir.Value]) -> ir.Value | None:
+def _constant(
+    value: ir.Value | None, cone: Cone, copies: dict[ir.Value, ir.Value]
+) -> ir.Value | None:
     """A copy of a constant that has none yet; its tensor is shared."""
-    tensor = None if value is None or value.producer() is not None else value.const_value
-    if value is None or tensor is None or value in copies:
+    if value is None or value in copies or value.producer() is not None:
+        return None
+    tensor = cone.replaced.get(value, value.const_value)
+    if tensor is None:
         return None
     if tensor.size > _LARGEST_TABLE:
         raise Miss(f"the mask reads the constant {value.name!r} of shape {value.shape}")

@@ -64,6 +64,11 @@ class Geometry:
     keys: Dim
     past: Dim = None
 
+    def __str__(self) -> str:
+        """For a reason, for example ``[batch,total]``."""
+        keys = f"{self.past} + {self.queries}" if self.past is not None else self.keys
+        return f"[{self.batch or '?'},{keys or '?'}]"
+
     @property
     def is_square(self) -> bool | None:
         """Whether there are as many queries as keys; None when the names do not tell."""
@@ -130,6 +135,16 @@ class Roles:
     def numbers(self, probe: Probe) -> dict[str, int]:
         """The size of every symbol."""
         return {name: probe.of(role) for name, role in self.names.items()}
+
+    def hold_for(self, padding: ir.Value) -> bool:
+        """Whether the dims of an input are the batch and the keys."""
+        wanted: tuple[Role, Role] = ("batch", "keys")
+        for axis, role in enumerate(wanted):
+            dim = dim_name(padding, axis)
+            size: int | Role | None = self.fixed.get(role) if isinstance(dim, int) else role
+            if (dim if isinstance(dim, int) else self.names.get(dim)) != size:
+                return False
+        return True
 
     @property
     def has_past(self) -> bool:
