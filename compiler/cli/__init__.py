@@ -15,6 +15,7 @@ from .doctor import doctor
 from .explain import explain
 from .export import export
 from .inspect import inspect
+from .lint import lint
 from .optimize import optimize
 from .run import run as run_verb
 from .tune import tune
@@ -43,6 +44,7 @@ app.command("run")(run_verb)
 app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("explain")(explain)
+app.command("lint")(lint)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 app.command("tune")(tune)

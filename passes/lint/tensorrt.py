@@ -27,14 +27,14 @@ RULES: tuple[Rule, ...] = (
 
 TARGETS: tuple[Target, ...] = ("tensorrt-rtx", "tensorrt")
 COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""The GPUs that a build without a choice compiles for."""
+"""The GPUs that a build of ``tensorrt-rtx`` without a choice compiles for."""
 
 
 def lint(
     model: ir.Model,
     target: Target = "tensorrt-rtx",
     precision: Precision | None = None,
-    compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES,
+    compute_capabilities: tuple[str, ...] | None = None,
 ) -> tuple[Finding, ...]:
     """Find what TensorRT refuses, crashes on, or reads otherwise than ONNX says.
 
@@ -44,7 +44,8 @@ def lint(
         target: ``tensorrt-rtx`` or ``tensorrt``.
         precision: what float32 is going to be lowered to before the engine is built; None for a
             graph that is lowered already.
-        compute_capabilities: the GPUs the engine is for.
+        compute_capabilities: the GPUs the engine is for, such as ``SM89``; None for those that a
+            build without a choice compiles for, of which ``tensorrt`` has none ahead of time.
 
     Returns:
         Findings, errors first, then in the order of the rules and of the graph.
@@ -54,6 +55,8 @@ def lint(
     """
     if target not in TARGETS:
         raise PassError(f"target {target!r}: the lint knows {' and '.join(TARGETS)}")
+    if compute_capabilities is None:
+        compute_capabilities = COMPUTE_CAPABILITIES if target == "tensorrt-rtx" else ()
     subject = Subject(
         model=inspected(model),
         target=target,

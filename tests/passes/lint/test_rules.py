@@ -75,6 +75,14 @@ def test_bfloat16_is_found_for_a_gpu_without_it() -> None:
     assert "BFLOAT16, which SM75 lacks" in found[0].message
 
 
+def test_the_gpu_of_this_machine_is_not_guessed(parse: Parse) -> None:
+    text = "g (float[b, 4] x) => (float[b, 4] y) { y = Abs(x) }"
+    model = parse(text)
+    model.graph.inputs[0].type = ir.TensorType(ir.DataType.FLOAT4E2M1)
+    assert rules(lint(model)) == ["hardware-type"]
+    assert rules(lint(model, target="tensorrt")) == []
+
+
 def test_weights_that_overflow_when_lowered_are_found_and_fills_are_not(parse: Parse) -> None:
     text = "g (float[b, 4] x) => (float[b, 4] y) { a = Add(x, fill) y = Mul(a, w) }"
     fill = np.float32(-3.4e38)
