@@ -26,6 +26,7 @@ from .group_key_value_heads import GroupKeyValueHeads
 from .infer_shapes import InferShapes, RestoreOutputs
 from .lower_cache_dtype import LowerCacheDtype
 from .lower_kv_cache import CACHE_LENGTH, LowerKvCache
+from .merge_slices import MergeSlices
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .raise_opset import RaiseOpset
 from .simplify_attention_mask import SimplifyAttentionMask
@@ -48,6 +49,7 @@ CANONICAL: tuple[Pass, ...] = (
     FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
     FuseGelu(),
     FuseRotaryEmbedding(),  # before heads are flattened, with which it goes
+    MergeSlices(),  # after rotation, which reads either
     SplitPackedProjections(),  # after rotation: its halves are parts of the same axis
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),

@@ -138,16 +138,18 @@ def _of_halves(node: ir.Node) -> Rotation | None:
 
 def with_rest(rotation: Rotation) -> Rotation:
     """The same on the whole head where the columns that are not rotated are appended."""
-    first = part_of(rotation.x)
     concat = sole_consumer(rotation.output, "Concat")
-    if first is None or first.start != 0 or concat is None or len(concat.inputs) != 2:
+    if concat is None or len(concat.inputs) != 2 or concat.inputs[0] is not rotation.output:
         return rotation
-    rest = part_of(concat.inputs[1])
-    if concat.inputs[0] is not rotation.output or rest is None:
+    appended = concat.inputs[1]
+    if appended is None or int_attribute(concat, "axis", 0) not in (-1, 3):
         return rotation
-    width = static_dim(first.source, -1)
+    if static_dim(appended, -1) == 0:  # every column is rotated
+        return replace(rotation, output=concat.outputs[0])
+    first, rest = part_of(rotation.x), part_of(appended)
+    if first is None or rest is None or first.start != 0:
+        return rotation
     joined = unwidened(rest.source) is unwidened(first.source) and rest.start == first.stop
-    axis = int_attribute(concat, "axis", 0)
-    if not joined or rest.stop != width or axis not in (-1, 3):
+    if not joined or rest.stop != static_dim(first.source, -1):
         return rotation
     return replace(rotation, x=first.source, output=concat.outputs[0])

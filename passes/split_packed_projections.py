@@ -113,7 +113,7 @@ def _order_columns(graph: ir.Graph, packed: Packed) -> None:
     if product is None:
         raise Miss(f"{layout}, and {packed.source.name!r} is no product with a weight")
     owners = [product] if bias_add is None else [product, bias_add]
-    for value in {packed.source, product.outputs[0]}:
+    for value in dict.fromkeys((packed.source, product.outputs[0])):
         if len(value.uses()) != 1 or value.is_graph_output():
             raise Miss(f"{layout}, and {value.name!r} is read elsewhere too")
     changes = []

@@ -103,6 +103,26 @@ def compare(before: ir.Model, after: ir.Model, same_numbers: Any, *cases: dict[s
     same_numbers(before, expanded, *cases, atol=2e-6, rtol=1e-5)
 
 
+def test_bounds_that_are_computed_are_told_by_the_sizes(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    half = """
+        shape = Shape(x)
+        width = Gather(shape, last)
+        half = Div(width, two)
+        lo = Slice(x, zero, half, last, one)
+        hi = Slice(x, half, end, last, one)
+    """
+    model = build(half + TURN)
+    assert [str(node.outputs[0].shape) for node in model.graph if node.op_type == "Slice"] == [
+        "[b,2,s,4]",
+        "[b,2,s,4]",
+    ]
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    compare(model, after, same_numbers, feeds((3, 2, 5, 8)))
+
+
 def rotary(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph if node.op_type == "RotaryEmbedding"]
 
@@ -314,6 +334,47 @@ def test_the_rest_of_a_head_passes_through_the_operator(
     assert node.inputs[0].name == "x"
     assert node.attributes["rotary_embedding_dim"].as_int() == 8
     assert not {"Concat", "Slice", "Split"} & {item.op_type for item in after.graph}
+    compare(model, after, same_numbers, feeds((3, 2, 5, 14)))
+
+
+def test_an_empty_rest_goes(build: Any, apply: Any, same_numbers: Any) -> None:
+    body = PARTIAL.format(parts=PARTS["slices"].replace("eight", "sixteen"), order="turned, rest")
+    body = body.replace("four", "eight")
+    frequencies = (1 / 10 ** (np.arange(8) / 8)).astype(np.float32)
+    model = build(body, x="b, 2, s, 16", sixteen=np.array([16]), frequencies=frequencies)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (node,) = rotary(after)
+    assert "rotary_embedding_dim" not in node.attributes
+    assert "Concat" not in [item.op_type for item in after.graph]
+    compare(model, after, same_numbers, feeds((3, 2, 5, 16)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rest = Slice(x, eight, end", "rest = Slice(x, eight, twelve"),  # columns are dropped
+        ("rest = Slice(x, eight, end", "o = Neg(x)\n rest = Slice(o, eight, end"),
+        ("rest = Slice(x, eight, end", "rest = Slice(x, four, end"),  # columns appear twice
+        ("y = Concat<axis = -1>(turned, rest)", "y = Concat<axis = -1>(turned, rest, rest)"),
+    ],
+)
+def test_another_rest_stays_outside(
+    build: Any, apply: Any, same_numbers: Any, old: str, new: str
+) -> None:
+    body = PARTIAL.format(parts=PARTS["slices"], order="turned, rest")
+    assert old in body
+    model = build(
+        body.replace(old, new).replace("y =", "z ="),
+        x="b, 2, s, 14",
+        more=", float[b, 2, s, w] z",
+        twelve=np.array([12]),
+    )
+    model.graph.outputs.pop(0)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert outcome.rewrites == 1
+    assert "rotary_embedding_dim" not in rotary(after)[0].attributes
+    assert "Concat" in [item.op_type for item in after.graph]
     compare(model, after, same_numbers, feeds((3, 2, 5, 14)))
 
 
