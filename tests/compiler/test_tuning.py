@@ -31,6 +31,7 @@ def test_products_of_qkv_have_one_shape() -> None:
 
 def test_tuning_measures_every_form_at_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "SHAPES", ((1, 4, 128), (2, 4, 128)))
+    monkeypatch.setattr(tuning, "_LEAST_ROUNDS", 3)
     seen: list[str] = []
     table = tuning.tune(threads=1, seconds=0, on_choice=seen.append)
     assert len(seen) == 2 * len(CHOICES)
