@@ -4,8 +4,9 @@
     Reshape(Transpose(y, [0, 2, 1, 3]), [b, s, heads * d])  after it
       ->  Attention(x_q, x_k, x_v, mask, q_num_heads=heads, kv_num_heads=heads)
 
-A RotaryEmbedding between the split and the attention is applied in three dimensions too. The cache
-of a decoder keeps its four.
+A RotaryEmbedding between the split and the attention is applied in three dimensions too, and a
+number that Q is multiplied with before the split becomes a part of the scale. The cache of a
+decoder keeps its four dimensions.
 
 Removes four transpositions and four reshapes a block, and with them the shape arithmetic. On ORT
 CPU the 3-D form takes 0.94 of the time of the 4-D form at [1, 128] and 0.95 at [8, 128] (MiniLM,
@@ -29,6 +30,7 @@ from .constants import (
     ints_attribute,
     producer,
     replace_value,
+    scalar_of,
     sole_consumer,
     static_dim,
 )
@@ -65,6 +67,7 @@ def _flatten(node: ir.Node) -> str | None:
         if isinstance(found, str):
             return f"{name}: {found}"
     query, key, value = (plan for plan in plans if not isinstance(plan, str))
+    query, scale = _without_scale(query, node)
     if key.heads != value.heads:
         return f"K has {key.heads} heads and V has {value.heads}"
     merged = _merged_heads(node.outputs[0])
@@ -77,6 +80,7 @@ def _flatten(node: ir.Node) -> str | None:
         [*(_write(plan, graph, tape) for plan in (query, key, value)), *node.inputs[3:]],
         {
             **{name: attribute.value for name, attribute in node.attributes.items()},
+            **scale,
             "q_num_heads": query.heads,
             "kv_num_heads": key.heads,
         },
@@ -124,6 +128,18 @@ def _plan(value: ir.Value | None) -> _Plan | str:
     if source is None or not _merges(split, source):
         return _Plan(source=split, heads=heads)  # norms of the heads, parts of a packed product
     return _Plan(source=source, heads=heads)
+
+
+def _without_scale(query: _Plan, node: ir.Node) -> tuple[_Plan, dict[str, float]]:
+    """Q before it was multiplied with a number, and the scale that makes up for it."""
+    scaling = producer(query.source, "Mul")
+    if scaling is None or scaling.inputs[0] is None or "scale" not in node.attributes:
+        return query, {}
+    factor = scalar_of(scaling.inputs[1])
+    if factor is None or factor <= 0 or scaling.inputs[0].shape != query.source.shape:
+        return query, {}
+    scale = node.attributes["scale"].as_float() * factor
+    return replace(query, source=scaling.inputs[0]), {"scale": scale}
 
 
 def _merges(split: ir.Value, merged: ir.Value) -> bool:

@@ -30,6 +30,9 @@ CONSTANTS = {
     "positions": np.array([0, -1, 1, 4]),
     "back": np.array([0, -1, 8]),
     "flat": np.array([-1, 8]),
+    "half": np.float32(0.5),
+    "negative": np.float32(-0.5),
+    "eight": np.arange(1, 9, dtype=np.float32) / 8,
     "crossed": np.array([3, 2, 2, 4]),
     "crossed3": np.array([3, 2, 8]),
 }
@@ -139,6 +142,31 @@ def test_heads_that_are_no_mere_split_are_folded(
     assert fold.outputs[0].shape[2] == 8
     assert fold.outputs[0].dtype == ir.DataType.FLOAT
     same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
+
+
+SCALED = "qs = Mul(q, {})\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(qs, split)")
+
+
+@pytest.mark.parametrize(
+    ("factor", "attend", "scale"),
+    [
+        ("half", "<scale = 0.3>", 0.15),
+        ("negative", "<scale = 0.3>", 0.3),
+        ("eight", "<scale = 0.3>", 0.3),
+        ("half", "", None),  # Attention divides by the root of the head size, which 3-D hides
+    ],
+)
+def test_a_number_on_q_becomes_a_part_of_the_scale(
+    build: Any, apply: Any, same_numbers: Any, factor: str, attend: str, scale: float | None
+) -> None:
+    model = build(SCALED.format(factor).replace("<scale = 0.3>", attend))
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert outcome.rewrites == 1
+    node = after.graph[-1]
+    got = node.attributes.get("scale")
+    assert (None if got is None else got.as_float()) == (scale and pytest.approx(scale))
+    assert [n.op_type for n in after.graph].count("Mul") == (scale != 0.15)
+    same_numbers(model, after, feeds(3, 7, 5), feeds(1, 1, 1), atol=2e-6, rtol=1e-5)
 
 
 ROTARY = """
