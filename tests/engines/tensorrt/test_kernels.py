@@ -129,3 +129,24 @@ def test_a_log_without_a_listing_gives_nothing() -> None:
     assert listing.kernels == ()
     assert listing.activation_bytes is None
     assert listing.weight_bytes is None
+
+
+def test_kernels_are_told_apart_by_profile() -> None:
+    """Not every kernel of a profile names it, but one of its module does."""
+    lines = [
+        line(name, "kgen", [operand(tensor, "-1", "Half")], [], [], "")
+        for name, tensor in (
+            ("_gemm_mha_v2_myl1_4", "query"),
+            ("__myl_Cast_myl1_5", "x"),
+            ("__myl_Cast_myl3_0", "x"),
+            ("_gemv_mha_v1_myl3_1", "present_key_0 [profile 1]"),
+            ("copy", "y [profile 1]"),
+        )
+    ]
+    listing = read_listing(lines)
+    assert [kernel.profile for kernel in listing.kernels] == [0, 0, 1, 1, 1]
+    assert [kernel.is_fused_attention for kernel in listing.kernels] == [True, *[False] * 2, True,
+                                                                         False]  # fmt: skip
+    for profile, total in ((0, 2), (1, 3), (2, 0)):
+        summary = listing.of_profile(profile).summary()
+        assert (summary["total"], summary["fused_attention"]) == (total, int(profile < 2))
