@@ -130,7 +130,21 @@ class SizeWriter:
         else:
             self._graph.insert_after(self._last, node)
         self._last = node
-        return node.outputs[0]
+        made = node.outputs[0]
+        made.type = ir.TensorType(ir.DataType.INT64)
+        made.shape = ir.Shape([] if kind == "Squeeze" else [_length(form)])
+        return made
+
+
+def _length(form: Form) -> int:
+    """How many sizes a form gives."""
+    kind, *parts = form
+    if kind == "Shape":
+        _, start, end = parts
+        return end - start  # type: ignore[no-any-return, operator]
+    if kind == "Concat":
+        return sum(_length(part) for part in parts if isinstance(part, tuple))
+    return len(parts) if kind == "numbers" else 1
 
 
 def _leading_numbers(content: tuple[Dim, ...]) -> tuple[int, ...]:
