@@ -158,8 +158,6 @@ def _are_last(column: ir.Value | None, keys: ir.Node) -> bool:
     if scalar_of(first) != 0 or scalar_of(step) != 1:
         return False
     queries = producer(unsqueeze.inputs[0], "Range")
-    if queries is keys or queries is None:
-        return queries is keys
-    past = producer(queries.inputs[0], "Sub")
-    is_tail = past is not None and past.inputs[0] is total and queries.inputs[1] is total
-    return is_tail and scalar_of(queries.inputs[2]) == 1
+    # Wherever it starts: a range that ends with the keys is as long as there are queries.
+    ends_with_keys = queries is not None and queries.inputs[1] is total
+    return queries is not None and ends_with_keys and scalar_of(queries.inputs[2]) == 1

@@ -109,6 +109,7 @@ CONSTANTS = {
     "twos": np.array([1, 2]),
     "one": np.array([1]),
     "two": np.array([2]),
+    "minus_one": np.array([-1]),
     "i0": np.int64(0),
     "i1": np.int64(1),
     "i2": np.int64(2),
@@ -157,6 +158,13 @@ def test_the_chains_of_this_file_are_canonical(parse: Any) -> None:
     assert causal == "padding by padding, causal, at most 2 back"
 
 
+def test_sizes_may_be_computed_in_any_way(parse: Any) -> None:
+    chain = {name: CAUSAL[name] for name in ("long", "short")} | {"minus": "Mul(short, minus_one)"}
+    chain |= {"tail": "Add(long, minus)"} | CAUSAL
+    causal = value_of(parse, chain, past="Squeeze(tail, a0)")
+    assert str(meaning_of(causal)) == "padding by padding, causal, at most 2 back"
+
+
 def test_sizes_may_come_from_any_input(parse: Any) -> None:
     other = value_of(parse, PADDED, length="Shape<start = 1, end = 2>(other)")
     assert str(meaning_of(other)) == "padding by padding"
@@ -190,8 +198,7 @@ CAUSAL_LOOKALIKES: dict[str, dict[str, str]] = {
     "every other key": {"keys": "Range(i0, total, i2)"},
     "every other query": {"last": "Range(past, total, i2)"},
     "the first queries": {"last": "Range(i0, count, i1)"},
-    "one position off": {"past": "Add(total, count)"},
-    "the total of other keys": {"past": "Sub(count, count)"},
+    "queries that end before the keys": {"last": "Range(past, count, i1)"},
     "a limit that is computed": {"far": "Sub(queries, count)"},
     "queries as a row": {"queries": "Unsqueeze(last, a0)"},
     "or": {"band": "Or(reach, near)"},
