@@ -10,8 +10,14 @@ from ..passes.lint.finding import Finding
 from ..passes.lint.tensorrt import TARGETS, lint
 from .progress import Journal
 
-_HANDLED = frozenset({"attention-float32", "attention-head-size"})
-"""The builder marks such attentions decomposable and reports them, so they build all the same."""
+_HANDLED = frozenset(
+    {
+        "attention-float32",  # the backend lets them fall apart and reports each
+        "attention-head-size",
+        "attention-lengths-dropped",  # the backend sets them in the network and reads them back
+    }
+)
+"""Traps of the parser that our backend steers clear of."""
 
 
 def refuse_traps(

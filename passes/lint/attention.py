@@ -23,7 +23,8 @@ def _lengths_dropped(subject: Subject) -> Iterator[Hit]:
             yield (
                 name_of(node),
                 f"nonpad_kv_seqlen is {lengths.name!r}: {_DROPPED} and attends to all keys, unused "
-                "ones too; mask them with a boolean attn_mask",
+                "ones too; fuselage build sets the lengths in the network, for other builders mask "
+                "the keys with a boolean attn_mask",
             )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ...errors import PassError
+from ...errors import GraphError, PassError
 from ..presets import Precision
+from ..validate import first_defect
 from . import attention, domains, inputs, kernels, operators, precision, quantization
 from .finding import Finding, Rule, Subject, Target, inspected
 
@@ -52,20 +53,38 @@ def lint(
 
     Raises:
         PassError: on another target.
+        GraphError: on a node without operands or attributes that ONNX requires.
     """
     if target not in TARGETS:
         raise PassError(f"target {target!r}: the lint knows {' and '.join(TARGETS)}")
     if compute_capabilities is None:
         compute_capabilities = COMPUTE_CAPABILITIES if target == "tensorrt-rtx" else ()
     subject = Subject(
-        model=inspected(model),
+        model=_inspected(model),
         target=target,
         precision=precision,
         compute_capabilities=compute_capabilities,
     )
-    found = (
-        Finding(rule.name, rule.severity, node, message)
-        for rule in RULES
-        for node, message in rule.check(subject)
-    )
-    return tuple(sorted(dict.fromkeys(found), key=lambda finding: finding.severity != "error"))
+    found = dict.fromkeys(finding for rule in RULES for finding in _apply(rule, subject))
+    return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
+
+
+def _inspected(model: ir.Model) -> ir.Model:
+    try:
+        return inspected(model)
+    except (RuntimeError, ValueError) as error:  # from onnx_ir, whatever is wrong with the graph
+        raise _malformed(model, error) from error
+
+
+def _apply(rule: Rule, subject: Subject) -> tuple[Finding, ...]:
+    try:
+        hits = tuple(rule.check(subject))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # Rules take operands and attributes that ONNX requires for granted.
+        raise _malformed(subject.model, error) from error
+    return tuple(Finding(rule.name, rule.severity, node, message) for node, message in hits)
+
+
+def _malformed(model: ir.Model, error: Exception) -> GraphError:
+    defect = first_defect(model) or " ".join(str(error).split())[:200]
+    return GraphError(f"the graph is malformed: {defect}; export it again")

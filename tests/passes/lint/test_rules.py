@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.errors import PassError
+from fuselage.errors import GraphError, PassError
 from fuselage.passes.lint.finding import Finding
 from fuselage.passes.lint.tensorrt import RULES, lint
 
@@ -139,6 +139,21 @@ def test_a_graph_that_inference_cannot_read_is_linted_all_the_same(parse: Parse)
         { h = MatMul(x, w) d = DynamicQuantizeLinear(h) y = Identity(x) }"""
     model = parse(text, w=np.zeros((7, 5), np.float16))
     assert rules(lint(model)) == ["no-importer"]
+
+
+def test_a_malformed_node_is_one_message() -> None:
+    model = ir.from_onnx_text(header(23) + "g (float[b] x) => (float[b] y) { y = If(x) }")
+    with pytest.raises(
+        GraphError, match=r"malformed: ONNX checker: .*else_branch.*; export it again"
+    ):
+        lint(model)
+
+
+def test_an_output_that_no_node_gives_is_one_message(parse: Parse) -> None:
+    model = parse("g (float[b] x) => (float[b] y) { y = Abs(x) }")
+    model.graph.outputs[0] = ir.Value(name="lost", type=ir.TensorType(ir.DataType.FLOAT))
+    with pytest.raises(GraphError, match="malformed: graph output 'lost' is produced by no node"):
+        lint(model)
 
 
 def test_another_target_is_refused() -> None:
