@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from ..passes.clean_up import uninlinable
+
 _MOVES = {"Cast", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice"}
 _GUARDS = _MOVES | {"Where", "IsNaN", "Dropout", "Mul", "Expand"}
 _SCORES = _MOVES | {
@@ -31,7 +33,7 @@ def nodes_of(model: ir.Model) -> list[ir.Node]:
     Of nodes that compute the same from the same the first stands for all, as a pass would have it:
     exporters repeat what layers share.
     """
-    if model.functions:
+    if model.functions and uninlinable(model) is None:
         model = model.clone()
         common.InlinePass()(model)
     wanted = (_live(model.graph) & _varying(model.graph)) - _repeated(model.graph)

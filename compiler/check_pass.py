@@ -13,7 +13,7 @@ from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.base import EXACT, Pass
-from .reference import Answer, answers_to, reference_answers
+from .reference import Answer, answers_to, opening_error, reference_answers
 
 _QUANTIZED_SLACK = 1.25
 """How much more noise than Q/DQ itself a 16-bit body may have. Its roundings differ from those of
@@ -35,8 +35,9 @@ class NumberCheck:
     elsewhere they must merely stay finite.
 
     Attributes:
-        not_checked: why nothing is compared, None when it is. Every graph passes then: what
-            cannot be compared is reported, never rolled back.
+        not_checked: why nothing is compared, None when it is. Every graph passes then that ONNX
+            Runtime opens as it did the original: what cannot be compared is reported, never
+            rolled back.
 
     Args:
         original: the graph before the first pass.
@@ -57,6 +58,7 @@ class NumberCheck:
     ) -> None:
         self._threads, self._canonical = threads, canonical
         self.not_checked: str | None = None
+        self._opens = True
         self._expected: tuple[Answer, ...] = ()
         self._float: list[dict[str, Array]] | None = None
         try:
@@ -65,6 +67,7 @@ class NumberCheck:
                 self._float = self._outputs(unquantized)
         except CalibrationError as error:
             self.not_checked = str(error)
+            self._opens = opening_error(original, threads) is None
 
     @property
     def expected(self) -> tuple[Answer, ...]:
@@ -74,7 +77,7 @@ class NumberCheck:
     def __call__(self, graph: Graph, step: Pass) -> str | None:
         """The reason why the rewritten graph is off, or None."""
         if self.not_checked is not None:
-            return None
+            return self._refusal(graph)
         assert step.tolerance is not None
         try:
             got = self._outputs(graph)
@@ -100,6 +103,17 @@ class NumberCheck:
             pairs = zip(self._expected, got, strict=True)
             self._expected = tuple(replace(answer, outputs=outputs) for answer, outputs in pairs)
         return reason
+
+    def _refusal(self, graph: Graph) -> str | None:
+        """What can be asked of a graph even so: ONNX Runtime opens it when it opened the original.
+
+        Graphs it does not open at all (operators of others, types it has no kernels for) are held
+        to their structure alone.
+        """
+        if not self._opens:
+            return None
+        reason = opening_error(graph, self._threads)
+        return None if reason is None else f"the rewritten graph does not open: {reason}"
 
     def restart(self, graph: Graph, step: Pass) -> None:
         """Hold what follows to this graph; a pass that may change numbers freely made it."""

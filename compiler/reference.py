@@ -77,6 +77,15 @@ def answers_to(
         return [session.run(sample.feeds) for sample in samples]
 
 
+def opening_error(graph: Graph, threads: int = 0) -> str | None:
+    """Why ONNX Runtime does not take the graph, None when it does."""
+    try:
+        GraphSession(widen_bfloat16(graph), threads=threads).close()
+    except (CalibrationError, GraphError) as error:
+        return str(error)
+    return None
+
+
 def defined_elements(
     sample: Sample, outputs: Mapping[str, Array], redrawn: Mapping[str, Array]
 ) -> dict[str, NDArray[np.bool_]]:

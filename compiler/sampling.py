@@ -125,7 +125,7 @@ def draw(roles: tuple[InputRole, ...], plan: SizePlan, case: Case, seed: int = 0
 
 
 def _check_size(spec: TensorSpec, shape: list[int]) -> None:
-    needed = math.prod(shape) * np.dtype(spec.dtype).itemsize
+    needed = math.prod(max(size, 1) for size in shape) * np.dtype(spec.dtype).itemsize
     if min(shape, default=0) < 0 or needed > _MOST_BYTES:
         raise CalibrationError(f"input {spec} needs {needed:,} bytes, a sample {_MOST_BYTES:,}")
 

@@ -22,7 +22,8 @@ def widen_bfloat16(graph: Graph) -> Graph:
             value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in model.graph:
         target = node.attributes.get("to")
-        if target is not None and target.as_int() == ir.DataType.BFLOAT16:
+        is_int = target is not None and target.type == ir.AttributeType.INT
+        if target is not None and is_int and target.as_int() == ir.DataType.BFLOAT16:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
         fill = node.attributes.get("value")
         if fill is not None and fill.type == ir.AttributeType.TENSOR:

@@ -51,8 +51,26 @@ def read_model(path: Path) -> ir.Model:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir raise many unrelated types here
         raise GraphError(f"{path}: not a readable ONNX model ({_innermost(error)})") from error
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _placed(value.const_value, path)
     return model
+
+
+def _placed(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+    """The tensor with the folder its file lies in, links followed: onnx_ir refuses them."""
+    file = (path.parent / tensor.location).resolve()
+    return ir.ExternalTensor(
+        file.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+        base_dir=file.parent,
+    )
 
 
 def _parse(path: Path) -> ModelProto:

@@ -53,7 +53,7 @@ def _check_names(
                 f"{path}: node {_label(node)} reads {short(unknown[0])}, which no input, "
                 "initializer or earlier node gives; the graph is broken, export it again"
             )
-        _check_references(node, attributes, path)
+        _check_attributes(node, attributes, path)
         for inner in inner_graphs(node):
             _check_names(inner, frozenset(known), attributes, path)
         for name in filter(None, node.output):
@@ -73,8 +73,13 @@ def _check_names(
     _check_unique("outputs", list(outputs), path)
 
 
-def _check_references(node: NodeProto, attributes: frozenset[str], path: Path) -> None:
-    """Only the nodes of a function may take an attribute from outside, and only its own."""
+def _check_attributes(node: NodeProto, attributes: frozenset[str], path: Path) -> None:
+    """A constant has one, and only a function's nodes take them from outside, from its own."""
+    if node.op_type == "Constant" and not node.domain and len(node.attribute) != 1:
+        raise GraphError(
+            f"{path}: node {_label(node)} has {len(node.attribute)} attributes; expected its value "
+            "and nothing else, export the graph again"
+        )
     for attribute in node.attribute:
         wanted = attribute.ref_attr_name
         if wanted and wanted not in attributes:

@@ -183,6 +183,11 @@ def _external_file(tensor: TensorProto, needed: int, place: str, path: Path) -> 
             f"{path}: {place} lies in {short(file.name)}, a link out of the folder of the model; "
             "copy the file itself beside the model"
         )
+    if file.is_file() and file.stat().st_nlink > 1:
+        raise GraphError(
+            f"{path}: {place} lies in {short(file.name)}, which has other hard links; onnx_ir "
+            "refuses those, copy the file"
+        )
     offset = _number(entries.get("offset", "0"), place, path)
     length = _number(entries.get("length", str(needed)), place, path)
     held = file.stat().st_size if file.is_file() else -1

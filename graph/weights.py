@@ -44,8 +44,8 @@ def detach_weights(model: ir.Model) -> DetachedModel:
     weights: dict[str, Array] = {}
     for name, value in stub.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _INLINE_BYTES:
-            continue
+        if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes <= _INLINE_BYTES:
+            continue  # strings have no buffer to hand over
         # Once: a lazy tensor (a weight in another precision) is computed at each request.
         array = np.ascontiguousarray(tensor.numpy())
         weights[name] = array

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from ..graph.history import Refusal
 from .base import Pass, PassResult
 from .infer_shapes import InferShapes as InferShapes
 
@@ -27,6 +28,9 @@ class CleanUp(Pass):
         """Run the upstream passes in the order in which each feeds the next."""
         before = len(model.graph)
         modified = sum(_lone_concat_to_identity(node) for node in model.graph) > 0
+        kept = uninlinable(model)
+        if kept is None:
+            modified |= common.InlinePass()(model).modified
         modified |= _run(model, _lifting())
         # Before sharing: c * x and x * c are one expression.
         moved = sum(_constant_right(node) for node in model.graph)
@@ -35,7 +39,22 @@ class CleanUp(Pass):
             model,
             modified=modified or moved > 0,
             rewrites=max(before - len(model.graph), 0) + moved,
+            refusals=() if kept is None else (kept,),
         )
+
+
+def uninlinable(model: ir.Model) -> Refusal | None:
+    """Why functions stay functions: one was written for another opset than the model."""
+    for function in model.functions.values():
+        for domain, version in function.opset_imports.items():
+            have = model.opset_imports.get(domain, version)
+            if have != version:
+                reason = (
+                    f"the function imports opset {version} of {domain or 'ai.onnx'!r}, the model "
+                    f"opset {have}; no function is inlined"
+                )
+                return Refusal("inline-functions", function.name, reason)
+    return None
 
 
 def _run(model: ir.Model, steps: tuple[ir.passes.PassBase, ...]) -> bool:
@@ -44,7 +63,6 @@ def _run(model: ir.Model, steps: tuple[ir.passes.PassBase, ...]) -> bool:
 
 def _lifting() -> tuple[ir.passes.PassBase, ...]:
     return (
-        common.InlinePass(),
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.IdentityEliminationPass(),
