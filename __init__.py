@@ -76,6 +76,8 @@ def build(
     shapes: str | None = None,
     compute_capabilities: Sequence[str] = (),
     threads: int = 0,
+    verify: Literal["each", "final", "off"] = "final",
+    require: Sequence[str] = (),
     force: bool = False,
 ) -> Bundle:
     """Build a verified bundle, or return the one that is there when nothing has changed.
@@ -92,6 +94,8 @@ def build(
         shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
         compute_capabilities: for ahead-of-time plans, for example ``("SM80", "SM89")``.
         threads: CPU threads; 0 for all physical cores allowed to this process.
+        verify: when passes are held to the model's numbers: after each, once at the end, never.
+        require: blocks that must be fused, for example ``("attention=all",)``.
         force: build even when an equal bundle is there.
 
     Raises:
@@ -113,6 +117,8 @@ def build(
         shapes=shapes,
         compute_capabilities=_names(compute_capabilities),
         threads=threads,
+        verify=verify,
+        require=_names(require),
     )
     return run_build(request, force=force).bundle
 

@@ -16,10 +16,13 @@ from .precision import Assignment, assign
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
 from .report import REPORT, read_report
+from .requirement import check_requirements, parse_requirements
 from .source import resolve_model
 
 _PLANNED = {"tensorrt", "tensorrt-rtx"}
 """Targets that are compiled for compute capabilities."""
+
+_VERIFY = ("each", "final", "off")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def run_build(
 
     Raises:
         FuselageError: of the stage that failed; the old bundle, or none, is left.
-        VerificationError: when an engine does not answer like the model. The bundle is written,
-            with the failed verdict in its manifest and report.
+        VerificationError: when an engine does not answer like the model; the bundle is written,
+            with the failed verdict in its manifest and report. Also when a block that is required
+            is left; nothing is written then.
     """
     journal = Journal(listener or Silent())
     with journal.stage("resolve"):
@@ -60,10 +64,13 @@ def run_build(
         targets = _targets(request.targets)
         assignment = assign(targets, request.precision)
         _check_options(request, assignment)
+        required = parse_requirements(request.require)
         recipe = recipe_of(request, source, targets)
         bundle, reasons = (None, ("asked for",)) if force else reusable(request.out, recipe)
     if bundle is not None:
-        return Outcome(bundle, reused=True, report=read_report(bundle))
+        report = read_report(bundle)
+        check_requirements(required, report["fusion"], request.out)
+        return Outcome(bundle, reused=True, report=report)
     require(EXPORTING, "building a bundle")
     for line in assignment.notes:
         journal.note(line)
@@ -90,6 +97,8 @@ def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
 def _check_options(request: Request, assignment: Assignment) -> None:
     """Refuse options that no target of the build would heed or read, before the work starts."""
     targets = assignment.precisions
+    if request.verify not in _VERIFY:
+        raise BuildError(f"verify {request.verify!r}: expected one of {', '.join(_VERIFY)}")
     if request.shapes is not None:
         ShapeProfile.parse(request.shapes)
     if request.texts is not None and "int8" not in targets.values():

@@ -51,11 +51,13 @@ class Journal:
         listener: who watches.
         records: every stage and pass, in order.
         notes: decisions the user should know.
+        not_checked: where and why numbers were not compared.
     """
 
     listener: Listener
     records: list[StageRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -42,6 +42,8 @@ class Request:
         shapes: profile as text, ``batch=1:8:64,sequence=1:128:256``; None derives it.
         compute_capabilities: GPUs of an ahead-of-time plan; empty for the default.
         threads: CPU threads; 0 for all physical cores.
+        verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
+        require: blocks that must be fused, such as ``attention=all``.
     """
 
     model: str
@@ -55,6 +57,8 @@ class Request:
     shapes: str | None = None
     compute_capabilities: tuple[str, ...] = ()
     threads: int = 0
+    verify: str = "final"
+    require: tuple[str, ...] = ()
 
 
 def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -> Recipe:
@@ -67,6 +71,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "precision": request.precision,
         "targets": list(targets),
         "shapes": request.shapes,
+        "verify": request.verify,
         "compute_capabilities": list(request.compute_capabilities),
         "texts": None if request.texts is None else request.texts.digest,
         "versions": host.package_versions(packages),
@@ -82,7 +87,9 @@ def code_digest() -> str:
     folders = ("graph", "passes", "engines", "calibration", "compiler")
     files = [root / "errors.py"]
     for folder in folders:
-        files += [path for kind in ("*.py", "*.txt", "*.json") for path in (root / folder).rglob(kind)]
+        files += [
+            path for kind in ("*.py", "*.txt", "*.json") for path in (root / folder).rglob(kind)
+        ]
     sha = hashlib.sha256()
     for path in sorted(files):
         sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

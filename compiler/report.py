@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     # Reading a report must not cost what making one does.
     from ..graph.model import Graph
     from ..passes.presets import Precision
+    from .progress import Journal
     from .proof import Verdict
     from .quantize import Quantized
 
@@ -43,9 +44,10 @@ def make_report(
     *,
     source: ModelSource,
     task: str,
+    original: Graph,
     canonical: Graph,
-    records: Sequence[StageRecord],
-    notes: Sequence[str],
+    journal: Journal,
+    verify: str,
     quantized: Quantized | None,
     artifacts: Mapping[str, EngineArtifact],
     precisions: Mapping[str, Precision],
@@ -64,15 +66,9 @@ def make_report(
             "task": task,
             "weight_bytes": canonical.weight_bytes,
         },
-        "stages": [stage_facts(record) for record in records],
-        "fusion": {
-            kind: {
-                "found": count.found,
-                "fused": count.fused,
-                "refusals": [asdict(refusal) for refusal in count.refusals],
-            }
-            for kind, count in count_fusions(canonical).items()
-        },
+        "stages": [stage_facts(record) for record in journal.records],
+        "fusion": {k: count.facts() for k, count in count_fusions(canonical, original).items()},
+        "numbers": {"verify": verify, "not_checked": list(journal.not_checked)},
         "quantization": None if quantized is None else _quantization(quantized),
         "targets": {
             target: _target(artifact, precisions[target], lost.get(target, ()))
@@ -84,7 +80,7 @@ def make_report(
             "targets": [_verdict(verdict) for verdict in verdicts],
         },
         "latency": dict(latency),
-        "notes": list(notes),
+        "notes": list(journal.notes),
         "environment": _environment(),
     }
 

@@ -56,7 +56,7 @@ def _parse(text: str) -> Requirement:
 
 
 def check_requirements(
-    requirements: Sequence[Requirement], fusion: Mapping[str, Any], origin: str
+    requirements: Sequence[Requirement], fusion: Mapping[str, Any], origin: object
 ) -> None:
     """Refuse a graph with blocks left.
 
@@ -75,7 +75,7 @@ def check_requirements(
         if counts is None or not requirement.is_met(counts)
     ]
     if lines:
-        raise VerificationError(f"{origin}: {'; '.join(lines)}; nothing was written")
+        raise VerificationError(f"{origin}: {'; '.join(lines)}")
 
 
 def _complaint(requirement: Requirement, counts: Mapping[str, Any] | None) -> str:

@@ -17,11 +17,11 @@ from ..engines.text.task import TASK_FILE, TaskSpec
 from ..errors import BuildError
 from ..graph.model import Graph
 from ..graph.tensors import ShapeProfile
-from ..passes.pipeline import PassPipeline
+from ..passes.base import Pass
 from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
-from .check_pass import NumberCheck
 from .export import Exported, export
+from .fusion import count_fusions
 from .latency import measure_latency
 from .precision import Assignment
 from .progress import Journal
@@ -29,7 +29,10 @@ from .proof import Proof, Verdict
 from .quantize import Quantized, quantize
 from .recipe import Recipe, Request
 from .report import REPORT, make_report
+from .requirement import check_requirements, parse_requirements
 from .source import ModelSource
+from .traps import refuse_traps
+from .verified import parse_verify, run_passes
 from .widen import widen_bfloat16
 
 TOKENIZER, CALIBRATION = "tokenizer.json", "calibration.json"
@@ -74,9 +77,10 @@ class Build:
         report = make_report(
             source=self.source,
             task=spec.task,
+            original=exported.graph,
             canonical=canonical,
-            records=self.journal.records,
-            notes=self.journal.notes,
+            journal=self.journal,
+            verify=self.request.verify,
             quantized=quantized,
             artifacts={item.target: item.artifact for item in built},
             precisions=self.assignment.precisions,
@@ -100,12 +104,38 @@ class Build:
 
     def _canonicalise(self, exported: Exported) -> Graph:
         with self.journal.stage("canonicalise"):
-            check = NumberCheck(exported.graph, threads=self.request.threads)
-            pipeline = PassPipeline(CANONICAL, check, self.journal.records.append)
-            canonical = pipeline.run(exported.graph)
+            canonical = self._run(CANONICAL, exported.graph)
+            counts = count_fusions(canonical, exported.graph)
+            check_requirements(
+                parse_requirements(self.request.require),
+                {kind: count.facts() for kind, count in counts.items()},
+                f"{self.source}: nothing was written",
+            )
             canonical.save(self.writer.path(SOURCE))
         self._report_rollbacks()
         return canonical
+
+    def _run(
+        self,
+        passes: tuple[Pass, ...],
+        graph: Graph,
+        *,
+        canonical: bool = False,
+        unquantized: Graph | None = None,
+    ) -> Graph:
+        done = run_passes(
+            passes,
+            graph,
+            verify=parse_verify(self.request.verify),
+            threads=self.request.threads,
+            canonical=canonical,
+            unquantized=unquantized,
+            on_record=self.journal.records.append,
+        )
+        if done.not_checked is not None and done.not_checked not in self.journal.not_checked:
+            self.journal.not_checked.append(done.not_checked)
+            self.journal.note(done.not_checked)
+        return done.graph
 
     def _report_rollbacks(self) -> None:
         for record in self.journal.records:
@@ -160,13 +190,14 @@ class Build:
             graph, plan = quantized.graph, quantized.plan
         with self.journal.stage(f"build {target} {precision}"):
             passes = lowering(target, precision, uint8_activations=has_vnni())
-            check = NumberCheck(graph, None if plan is None else canonical, self.request.threads)
-            graph = PassPipeline(passes, check, self.journal.records.append).run(graph)
+            unquantized = None if plan is None else canonical
+            graph = self._run(passes, graph, canonical=True, unquantized=unquantized)
             config = BuildConfig(
                 profile=profile,
                 compute_capabilities=self.request.compute_capabilities,
                 threads=self.request.threads,
             )
+            refuse_traps(graph, target, config.compute_capabilities, self.journal)
             artifact = backend(target).build(graph, config, self.writer.folder(target))
         self._report_rollbacks()
         decomposed = artifact.facts.get("decomposed_attention", ())

@@ -12,7 +12,7 @@ import typer
 from ..pipeline import Outcome, run_build
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
-from .options import Json, Quiet, Targets, Texts, Threads
+from .options import Json, Quiet, Require, Targets, Texts, Threads, Verify
 
 
 def build(
@@ -32,6 +32,8 @@ def build(
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="SM80, SM89, ... Repeatable.")
     ] = None,
+    verify: Verify = "final",
+    requirements: Require = None,
     threads: Threads = 0,
     force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
     quiet: Quiet = False,
@@ -40,7 +42,7 @@ def build(
     """Export, rewrite, calibrate, compile and prove a model.
 
     Ends at once when an equal bundle is there. Exits with 1 when an engine does not answer like
-    the model.
+    the model, and, with nothing written, when a block that is required is left.
     """
     request = Request(
         model=model,
@@ -54,6 +56,8 @@ def build(
         shapes=shapes,
         compute_capabilities=tuple(compute_capability or ()),
         threads=threads,
+        verify=verify,
+        require=tuple(requirements or ()),
     )
     watch = Watch(quiet=quiet)
     try:

@@ -43,6 +43,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     results.print(table)
 
 
+def print_fusion(title: str, fusion: Mapping[str, Any]) -> None:
+    """The blocks of each kind that was found, or a line when there are none."""
+    rows = [
+        (kind, entry["found"], entry["fused"], entry["found"] - entry["fused"])
+        for kind, entry in fusion.items()
+        if entry["found"]
+    ]
+    if rows:
+        print_table(title, ("block", "found", "fused", "left"), rows)
+    else:
+        say(f"{title}: no block of a known kind was found")
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..packages import REWRITING, require
-from .console import print_json, print_table, say
-from .options import Json
+from ..requirement import check_requirements, parse_requirements
+from .console import print_fusion, print_json, print_table, say
+from .options import Json, Require, Threads, Verify
 from .subject import is_bundle
 
 
@@ -19,24 +19,32 @@ def explain(
     subject: Annotated[
         Path, typer.Argument(metavar="BUNDLE|FILE.onnx", help="A bundle, or an .onnx file.")
     ],
+    verify: Verify = "final",
+    requirements: Require = None,
+    threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """List blocks found and fused, and each refusal with its node and reason.
+    """List blocks found and fused, and each one left with its node and the reason.
 
-    A bundle is explained from its report; an ONNX file is run through the canonical passes.
+    A bundle is explained from its report; an ONNX file is run through the canonical passes. Exits
+    with 1 when a block that is required is left.
     """
-    facts = _of_bundle(subject) if is_bundle(subject) else _of_file(subject)
+    wanted = parse_requirements(requirements)
+    facts = _of_bundle(subject) if is_bundle(subject) else _of_file(subject, verify, threads)
     fusion: Mapping[str, Any] = facts["fusion"]
-    rows = [(kind, entry["found"], entry["fused"]) for kind, entry in fusion.items()]
-    print_table(str(subject), ("block", "found", "fused"), rows)
-    refused = _refusals(facts["stages"])
+    print_fusion(str(subject), fusion)
+    refused = _refusals(facts)
     if refused:
         print_table("refused", ("rule", "node", "reason"), refused)
     else:
         say("nothing was refused")
+    numbers = facts.get("numbers", {"verify": "each", "not_checked": []})
+    for reason in numbers["not_checked"]:
+        say(f"note: {reason}")
     _show_quantization(facts.get("quantization"))
     if as_json:
-        print_json({"fusion": fusion, "stages": facts["stages"]})
+        print_json({"fusion": fusion, "stages": facts["stages"], "numbers": numbers})
+    check_requirements(wanted, fusion, subject)
 
 
 def _of_bundle(path: Path) -> dict[str, Any]:
@@ -46,29 +54,41 @@ def _of_bundle(path: Path) -> dict[str, Any]:
     return read_report(Bundle.open(path))
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def _of_file(path: Path, verify: str, threads: int) -> dict[str, Any]:
     require(REWRITING, "explaining a graph")
     from ...graph.model import Graph
-    from ...passes.pipeline import PassPipeline
     from ...passes.presets import CANONICAL
     from ..fusion import count_fusions
     from ..report import stage_facts
+    from ..verified import parse_verify, run_passes
 
-    graph = PassPipeline(CANONICAL).run(Graph.load(path))
+    policy, original = parse_verify(verify), Graph.load(path)
+    done = run_passes(CANONICAL, original, verify=policy, threads=threads)
     return {
-        "fusion": {kind: asdict(count) for kind, count in count_fusions(graph).items()},
-        "stages": [stage_facts(record) for record in graph.history],
+        "fusion": {k: count.facts() for k, count in count_fusions(done.graph, original).items()},
+        "stages": [stage_facts(record) for record in done.graph.history],
+        "numbers": {
+            "verify": policy,
+            "not_checked": [done.not_checked] if done.not_checked else [],
+        },
     }
 
 
-def _refusals(stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def _refusals(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(rule, node, reason) of what passes declined, of what none saw, and of roll-backs."""
+    stages: Sequence[Mapping[str, Any]] = facts["stages"]
+    sources = [*stages, *facts["fusion"].values()]
     rows = [
         (entry["rule"], entry["node"] or "the graph", entry["reason"])
-        for stage in stages
-        for entry in stage["refusals"]
+        for source in sources
+        for entry in source["refusals"]
+        if not entry["reason"].startswith("rolled back: ")
     ]
-    rolled = [(stage["name"], "the graph", stage["rolled_back"]) for stage in stages]
-    rows += [row for row in rolled if row[2] is not None]
+    rows += [
+        (stage["name"], "the graph", f"rolled back: {stage['rolled_back']}")
+        for stage in stages
+        if stage["rolled_back"] is not None
+    ]
     return list(dict.fromkeys(rows))
 
 

@@ -29,11 +29,10 @@ def export(
 ) -> None:
     """Write a model as ONNX opset 23, canonicalised and checked by numbers."""
     require(EXPORTING, "exporting a model")
-    from ...passes.pipeline import PassPipeline
     from ...passes.presets import CANONICAL
-    from ..check_pass import NumberCheck
     from ..export import export as export_model
     from ..files import write_graph
+    from ..verified import run_passes
 
     watch = Watch(quiet=quiet)
     watch.started("export")
@@ -44,7 +43,7 @@ def export(
         exported = export_model(source, task)
         graph = exported.graph
         if not raw:
-            graph = PassPipeline(CANONICAL, NumberCheck(graph)).run(graph)
+            graph = run_passes(CANONICAL, graph).graph
         files = write_graph(graph, out)
     finally:
         watch.close()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import BuildError
 from ..packages import REWRITING, require
-from .console import Watch, print_json, print_table, say
-from .options import Json, Quiet, Threads
+from .console import Watch, print_fusion, print_json, say
+from .options import Json, Quiet, Require, Threads, Verify
+
+if TYPE_CHECKING:
+    from ...graph.model import Graph
+    from ...passes.base import Pass
 
 
 def optimize(
@@ -20,53 +24,89 @@ def optimize(
         str, typer.Option(help="canonical, ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
     ] = "canonical",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    verify: Verify = "final",
+    requirements: Require = None,
     threads: Threads = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Canonicalise a graph, lower it for a target, hold every step to the original's numbers."""
+    """Canonicalise a graph, lower it for a target, hold every step to the original's numbers.
+
+    Exits with 1, and writes nothing, when a block that is required is left.
+    """
     require(REWRITING, "rewriting a graph")
-    from ...engines.targets import TARGETS
     from ...graph.model import Graph, reject_nan
-    from ...passes.pipeline import PassPipeline
-    from ...passes.presets import CANONICAL, lowering
-    from ..check_pass import NumberCheck
+    from ...passes.presets import CANONICAL
     from ..files import write_graph
     from ..fusion import count_fusions
+    from ..requirement import check_requirements, parse_requirements
+    from ..verified import parse_verify, run_passes
+
+    wanted, policy = parse_requirements(requirements), parse_verify(verify)
+    lower = lowering_of(target, precision)
+    watch = Watch(quiet=quiet)
+    watch.started("optimize")
+    try:
+        original = Graph.load(source)
+        reject_nan(original.model, str(source))
+        canonical = run_passes(CANONICAL, original, verify=policy, threads=threads)
+        counts = count_fusions(canonical.graph, original)
+        fusion = {kind: count.facts() for kind, count in counts.items()}
+        check_requirements(wanted, fusion, f"{source}: nothing was written")
+        done = run_passes(lower, canonical.graph, verify=policy, threads=threads, canonical=True)
+        files = write_graph(done.graph, out)
+    finally:
+        watch.close()
+    reasons = (canonical.not_checked, done.not_checked)
+    not_checked = list(dict.fromkeys(reason for reason in reasons if reason is not None))
+    if not quiet:
+        print_fusion(f"{source} for {target}", fusion)
+    _say_notes(done.graph, not_checked)
+    before, after = len(original.model.graph), len(done.graph.model.graph)
+    say(f"{before} nodes became {after}, written to {out}")
+    if as_json:
+        print_json(
+            {
+                "files": [str(path) for path in files],
+                "nodes_before": before,
+                "nodes_after": after,
+                "fusion": fusion,
+                "numbers": {"verify": verify, "not_checked": not_checked},
+                "rolled_back": _rolled_back(done.graph),
+                "operators": done.graph.op_counts,
+            }
+        )
+
+
+def lowering_of(target: str, precision: str) -> tuple[Pass, ...]:
+    """The passes behind the canonical ones; none for the target ``canonical``.
+
+    Raises:
+        BuildError: when there is no such target, or it cannot do the precision.
+    """
+    from ...engines.targets import TARGETS
+    from ...passes.presets import lowering
     from ..precision import assign
 
     if target != "canonical" and target not in TARGETS:
         raise BuildError(f"target {target!r}: expected canonical or one of {', '.join(TARGETS)}")
     if precision == "int8":
         raise BuildError("precision 'int8' needs the model's tokenizer: use fuselage build")
-    watch = Watch(quiet=quiet)
-    watch.started("optimize")
-    try:
-        original = Graph.load(source)
-        reject_nan(original.model, str(source))
-        passes = CANONICAL
-        if target != "canonical":
-            assigned = assign((target,), precision).precisions[target]
-            passes += lowering(target, assigned)
-        graph = PassPipeline(passes, NumberCheck(original, threads=threads)).run(original)
-        files = write_graph(graph, out)
-    finally:
-        watch.close()
-    counts = count_fusions(graph)
-    if not quiet:
-        rows = [(kind, count.found, count.fused) for kind, count in counts.items()]
-        print_table(f"{source} for {target}", ("block", "found", "fused"), rows)
-    for record in graph.history:
-        if record.rolled_back is not None:
-            say(f"note: pass {record.stage} was rolled back: {record.rolled_back}")
-    say(f"{len(original.model.graph)} nodes became {len(graph.model.graph)}, written to {out}")
-    if as_json:
-        print_json(
-            {
-                "files": [str(path) for path in files],
-                "nodes_before": len(original.model.graph),
-                "nodes_after": len(graph.model.graph),
-                "fusion": {k: {"found": c.found, "fused": c.fused} for k, c in counts.items()},
-                "operators": graph.op_counts,
-            }
-        )
+    if target == "canonical":
+        return ()
+    return lowering(target, assign((target,), precision).precisions[target])
+
+
+def _rolled_back(graph: Graph) -> list[dict[str, str]]:
+    return [
+        {"name": record.stage, "reason": record.rolled_back}
+        for record in graph.history
+        if record.rolled_back is not None
+    ]
+
+
+def _say_notes(graph: Graph, not_checked: list[str]) -> None:
+    for entry in _rolled_back(graph):
+        say(f"note: pass {entry['name']} was rolled back: {entry['reason']}")
+    for reason in not_checked:
+        say(f"note: {reason}")

@@ -18,3 +18,17 @@ Targets = Annotated[
 Texts = Annotated[
     list[Path] | None, typer.Option("--text", help="Calibration text, one a line. Repeatable.")
 ]
+Verify = Annotated[
+    str,
+    typer.Option(
+        help="Compare numbers after each pass, once at the end (final), or not at all (off)."
+    ),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="KIND=all|KIND>=N",
+        help="Fail when a block is left, for example attention=all. Repeatable.",
+    ),
+]

@@ -219,7 +219,7 @@ def test_a_requirement_that_is_not_met_lists_the_refusals() -> None:
     )
     assert "gelu>=1 was required, but 0 of 0 are fused" in message
     assert "layer_norm" not in message
-    assert message.endswith("nothing was written")
+    assert message.count("attention") == 2
 
 
 def test_a_long_list_of_refusals_is_cut() -> None:
