@@ -3,6 +3,8 @@
     x * cos + rotate_half(x) * sin                     with rotate_half(lo, hi) = (-hi, lo)
     Concat(lo * cos - hi * sin, hi * cos + lo * sin)   the same with tables of half the width
       ->  RotaryEmbedding(x, cos, sin)
+    x * cos + rotate_pairs(x) * sin                    with (a, b, ...) -> (-b, a, ...)
+      ->  RotaryEmbedding(x, cos, sin, interleaved=1)
 
 for x of shape [batch, heads, sequence, size], or [batch, sequence, heads, size] between two
 transpositions. Where only the first columns are rotated and the rest is appended unchanged, the
@@ -29,10 +31,10 @@ _SWAP = (0, 2, 1, 3)
 
 @dataclass(frozen=True)
 class FuseRotaryEmbedding(Pass):
-    """Replace rotations of half heads by the operator of opset 23 in its 4-D form.
+    """Replace rotations of heads by the operator of opset 23 in its 4-D form.
 
-    Every product with ``Concat(-hi, lo)`` that is added to a product counts as found; one that is
-    not replaced is refused with the first difference met.
+    Every product with a quarter turn that is added to a product counts as found; one that is not
+    replaced is refused with the first difference met.
     """
 
     name = "fuse-rotary-embedding"
@@ -41,7 +43,9 @@ class FuseRotaryEmbedding(Pass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the main graph."""
         rewrites, refusals = 0, []
-        tables = RotaryTables(model.graph)
+        tables = {
+            interleaved: RotaryTables(model.graph, interleaved) for interleaved in (False, True)
+        }
         for node in tuple(model.graph):
             if node.graph is None:
                 continue
@@ -52,11 +56,11 @@ class FuseRotaryEmbedding(Pass):
         return result(model, rewrites, tuple(refusals))
 
 
-def _fuse(node: ir.Node, tables: RotaryTables) -> int:
+def _fuse(node: ir.Node, all_tables: dict[bool, RotaryTables]) -> int:
     rotation = rotation_of(node)
     if rotation is None:
         return 0
-    heads_axis = _heads_axis(rotation)
+    heads_axis, tables = _heads_axis(rotation), all_tables[rotation.interleaved]
     flat = [
         tables.without_heads(tables.half(table) if rotation.doubled else table, heads_axis)
         for table in (rotation.cos, rotation.sin)
@@ -95,7 +99,7 @@ def _replace(
     x, width = rotation.x, static_dim(rotation.x, -1)
     if heads_axis == 2:
         x = _swapped(tape, x)
-    attributes: dict[str, int] = {"interleaved": 0}
+    attributes = {"interleaved": int(rotation.interleaved)}
     if rotated is not None and rotated != width:
         attributes["rotary_embedding_dim"] = rotated
     heads = static_dim(x, 1)

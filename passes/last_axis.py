@@ -43,6 +43,20 @@ def part_of(value: ir.Value | None) -> Part | None:
     return None if bounds is None else Part(source, *bounds)
 
 
+def every_second_of(value: ir.Value) -> tuple[ir.Value, int] | None:
+    """The tensor, and 0 or 1, of which a Slice takes the even or the odd columns."""
+    node = producer(value, "Slice")
+    source = None if node is None else node.inputs[0]
+    if node is None or source is None or source.shape is None or len(node.inputs) != 5:
+        return None
+    starts, ends, axes, steps = (ints_of(item) for item in node.inputs[1:])
+    width = static_dim(source, -1)
+    if width is None or starts not in ((0,), (1,)) or steps != (2,) or not ends or not axes:
+        return None
+    last = len(axes) == 1 and axes[0] % len(source.shape) == len(source.shape) - 1
+    return (source, starts[0]) if last and width % 2 == 0 and ends[0] >= width else None
+
+
 def _sliced(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
     starts, ends, axes, steps = (
         ints_of(node.inputs[index]) if len(node.inputs) > index else None for index in range(1, 5)

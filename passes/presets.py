@@ -23,6 +23,7 @@ from .fuse_layer_norm import FuseLayerNorm
 from .fuse_rms_norm import FuseRmsNorm
 from .fuse_rotary_embedding import FuseRotaryEmbedding
 from .group_key_value_heads import GroupKeyValueHeads
+from .hoist_norms import HoistNorms
 from .infer_shapes import InferShapes, RestoreOutputs
 from .lower_cache_dtype import LowerCacheDtype
 from .lower_kv_cache import CACHE_LENGTH, LowerKvCache
@@ -47,6 +48,7 @@ CANONICAL: tuple[Pass, ...] = (
     DropNoOps(),  # rules see neither casts to the same type nor views of views
     FuseLayerNorm(),
     FuseRmsNorm(),  # after layer norm, whose centred tensor has an RMS norm too
+    HoistNorms(),  # behind the transposition of heads, the attention could not take it
     FuseGelu(),
     FuseRotaryEmbedding(),  # before heads are flattened, with which it goes
     MergeSlices(),  # after rotation, which reads either

@@ -1,7 +1,8 @@
-"""Read a rotation of half heads: which tensor is rotated, and by which tables.
+"""Read a rotation of heads: which tensor is rotated, and by which tables.
 
-    x * cos + Concat(-hi, lo) * sin
+    x * cos + Concat(-hi, lo) * sin                     halves of a head
     Concat(lo * cos - hi * sin, hi * cos + lo * sin)
+    x * cos + Reshape(Stack(-odd, even)) * sin          neighbours, interleaved
 
 The halves are slices or the outputs of a Split, factors and terms stand in any order, and Casts to
 a tensor's own type are looked through.
@@ -14,9 +15,9 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from .casts import uncast, unwidened
-from .constants import int_attribute, producer, scalar_of, sole_consumer, static_dim
-from .last_axis import part_of
-from .rotary_tables import TableMiss
+from .constants import int_attribute, ints_of, producer, scalar_of, sole_consumer, static_dim
+from .last_axis import every_second_of, part_of
+from .rotary_tables import TableMiss, is_flattening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +28,17 @@ class Rotation:
         x: [batch, heads, sequence, size], or the middle axes swapped.
         cos: table, as wide as x or half as wide.
         sin: likewise.
-        doubled: whether the tables are as wide as x.
         output: of x's shape.
+        doubled: whether the tables are as wide as x.
+        interleaved: whether neighbours are rotated, and not the halves.
     """
 
     x: ir.Value
     cos: ir.Value
     sin: ir.Value
-    doubled: bool
     output: ir.Value
+    doubled: bool = True
+    interleaved: bool = False
 
 
 def rotation_of(node: ir.Node) -> Rotation | None:
@@ -46,10 +49,15 @@ def rotation_of(node: ir.Node) -> Rotation | None:
         return _of_halves(node)
     products = [_factors(value) for value in node.inputs]
     for straight, turned in (products, products[::-1]):
-        for half_turn, sin in turned:
-            halves = _turned_halves(half_turn)
-            if halves is not None and straight:
-                return _of_wholes(node, halves, straight, sin)
+        for quarter_turn, sin in turned:
+            found = _turned(quarter_turn) if straight else None
+            if found is None:
+                continue
+            whole, interleaved = found
+            x, cos = _straight(whole, straight)
+            return Rotation(
+                x=x, cos=cos, sin=uncast(sin), output=node.outputs[0], interleaved=interleaved
+            )
     return None
 
 
@@ -62,13 +70,43 @@ def _factors(value: ir.Value | None) -> tuple[tuple[ir.Value, ir.Value], ...]:
     return ((left, right), (right, left))
 
 
-def _turned_halves(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """Both halves, lo first, of ``Concat(-hi, lo)``."""
-    node = producer(uncast(value), "Concat")
-    if node is None or len(node.inputs) != 2 or node.inputs[1] is None:
+def _turned(value: ir.Value) -> tuple[ir.Value, bool] | None:
+    """The tensor of which a value is a quarter turn, and whether of neighbours."""
+    value = uncast(value)
+    node = producer(value, "Concat")
+    if node is not None and len(node.inputs) == 2 and node.inputs[1] is not None:
+        high = _negated(node.inputs[0])
+        return None if high is None else (_whole(node.inputs[1], high), False)
+    reshape = producer(value, "Reshape")
+    stack = None if reshape is None else producer(reshape.inputs[0], "Concat")
+    if reshape is None or stack is None or len(stack.inputs) != 2:
         return None
-    high = _negated(node.inputs[0])
-    return None if high is None else (node.inputs[1], high)
+    first, second = (_column(item) for item in stack.inputs)
+    odd = None if first is None else _negated(first)
+    if odd is None or second is None:
+        return None
+    return _interleaved(reshape, odd, second), True
+
+
+def _column(value: ir.Value | None) -> ir.Value | None:
+    """What is unsqueezed to [..., n, 1]."""
+    node = producer(value, "Unsqueeze")
+    if value is None or node is None or value.shape is None:
+        return None
+    axes = [axis % len(value.shape) for axis in ints_of(node.inputs[1]) or ()]
+    return node.inputs[0] if axes == [len(value.shape) - 1] else None
+
+
+def _interleaved(reshape: ir.Node, odd: ir.Value, even: ir.Value) -> ir.Value:
+    """The tensor of which odd and even columns were stacked and flattened."""
+    first, second = every_second_of(uncast(even)), every_second_of(uncast(odd))
+    if first is None or second is None or (first[1], second[1]) != (0, 1):
+        raise TableMiss(f"{even.name!r} and {odd.name!r} are not the even and the odd columns")
+    if unwidened(first[0]) is not unwidened(second[0]):
+        raise TableMiss(f"{even.name!r} and {odd.name!r} are columns of two tensors")
+    if not is_flattening(reshape):
+        raise TableMiss(f"Reshape {reshape.name!r} does not flatten the last two axes alone")
+    return first[0]
 
 
 def _negated(value: ir.Value | None) -> ir.Value | None:
@@ -78,21 +116,16 @@ def _negated(value: ir.Value | None) -> ir.Value | None:
     return node.inputs[0]
 
 
-def _of_wholes(
-    node: ir.Node,
-    halves: tuple[ir.Value, ir.Value],
-    straight: tuple[tuple[ir.Value, ir.Value], ...],
-    sin: ir.Value,
-) -> Rotation:
-    whole = _whole(*halves)
-    for x, cos in straight:
+def _straight(
+    whole: ir.Value, factors: tuple[tuple[ir.Value, ir.Value], ...]
+) -> tuple[ir.Value, ir.Value]:
+    """The tensor that is turned as its product with a table reads it, and the table."""
+    for x, cos in factors:
         if unwidened(x) is unwidened(whole):
-            return Rotation(
-                x=uncast(x), cos=uncast(cos), sin=uncast(sin), doubled=True, output=node.outputs[0]
-            )
+            return uncast(x), uncast(cos)
     raise TableMiss(
-        f"the halves of {whole.name!r} are turned, but the product they are added to has the "
-        f"factors {straight[0][0].name!r} and {straight[0][1].name!r}"
+        f"{whole.name!r} is turned, but the product that is added has the factors "
+        f"{factors[0][0].name!r} and {factors[0][1].name!r}"
     )
 
 
@@ -139,7 +172,7 @@ def _of_halves(node: ir.Node) -> Rotation | None:
 def with_rest(rotation: Rotation) -> Rotation:
     """The same on the whole head where the columns that are not rotated are appended."""
     concat = sole_consumer(rotation.output, "Concat")
-    if concat is None or len(concat.inputs) != 2 or concat.inputs[0] is not rotation.output:
+    if concat is None or len(concat.inputs) != 2:
         return rotation
     appended = concat.inputs[1]
     if appended is None or int_attribute(concat, "axis", 0) not in (-1, 3):

@@ -1,8 +1,9 @@
 """Cosine and sine tables: from those rotate-half reads to those RotaryEmbedding reads.
 
-Rotate-half multiplies by tables as wide as a head whose two halves are equal; RotaryEmbedding
-reads one half, [batch, sequence, width / 2]. The half is computed by the same operators from the
-angles before they were doubled, once for all layers and for queries and keys alike.
+Rotate-half multiplies by tables as wide as a head that hold every angle twice: in two equal halves,
+or side by side where neighbours are rotated. RotaryEmbedding reads each once, [batch, sequence,
+width / 2]. That half is computed by the same operators from the angles before they were doubled,
+once for all layers and for queries and keys alike.
 
 Source: https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
 """
@@ -42,14 +43,16 @@ class RotaryTables:
 
     Attributes:
         graph: the graph that gets the new nodes.
+        interleaved: whether equal columns stand side by side, and not half a width apart.
     """
 
     graph: ir.Graph
+    interleaved: bool = False
     _halves: dict[ir.Value, ir.Value] = field(default_factory=dict, repr=False)
     _flat: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict, repr=False)
 
     def half(self, table: ir.Value) -> ir.Value:
-        """The first half along the last axis of a table whose halves are equal by construction.
+        """The columns of a table that holds each twice by construction, once.
 
         Raises:
             TableMiss: when that cannot be shown from the operators that compute the table.
@@ -78,25 +81,34 @@ class RotaryTables:
         node = table.producer()
         if node is None or node.domain:
             raise TableMiss(f"the table {table.name!r} is not computed here")
-        doubled = _doubled(node)
-        if doubled is not None:
-            return doubled
+        single = _interleaving(node) if self.interleaved else _doubling(node)
+        if single is not None:
+            return single
         if node.op_type in _BINARY:
             return self._half_binary(node)
         keeps_last = node.op_type in _UNARY or _moves_other_axes(node)
         first = node.inputs[0]
         if first is None or not keeps_last:
             raise TableMiss(
-                f"the halves of the table {table.name!r}, from {node.op_type} {node.name!r}, "
-                "cannot be shown to be equal"
+                f"the table {table.name!r}, from {node.op_type} {node.name!r}, cannot be shown to "
+                f"hold {self._meaning}"
             )
         return self._again(node, [self.half(first), *node.inputs[1:]])
 
     def _half_constant(self, table: ir.Value, array: Array) -> ir.Value:
         width = array.shape[-1] if array.ndim else 0
-        if width % 2 or not np.array_equal(array[..., : width // 2], array[..., width // 2 :]):
-            raise TableMiss(f"the halves of the table {table.name!r} differ")
-        return initializer(self.graph, f"{table.name}.half", array[..., : width // 2])
+        single, other = (
+            (array[..., ::2], array[..., 1::2])
+            if self.interleaved
+            else (array[..., : width // 2], array[..., width // 2 :])
+        )
+        if width % 2 or not np.array_equal(single, other):
+            raise TableMiss(f"the table {table.name!r} does not hold {self._meaning}")
+        return initializer(self.graph, f"{table.name}.half", single)
+
+    @property
+    def _meaning(self) -> str:
+        return "equal neighbours" if self.interleaved else "equal halves"
 
     def _half_binary(self, node: ir.Node) -> ir.Value:
         if node.op_type == "Mul" and scalar_of(node.inputs[1]) == 1.0:  # no attention scaling
@@ -162,7 +174,7 @@ class RotaryTables:
         return node.outputs[0]
 
 
-def _doubled(node: ir.Node) -> ir.Value | None:
+def _doubling(node: ir.Node) -> ir.Value | None:
     """The half f of ``Concat(f, f)`` or ``Tile(f, [1, ..., 2])`` along the last axis."""
     first, output = node.inputs[0], node.outputs[0]
     rank = None if output.shape is None else len(output.shape)
@@ -173,6 +185,33 @@ def _doubled(node: ir.Node) -> ir.Value | None:
         repeats = ints_of(node.inputs[1]) or ()
         return first if repeats[-1:] == (2,) and set(repeats[:-1]) <= {1} else None
     return None
+
+
+def _interleaving(node: ir.Node) -> ir.Value | None:
+    """The columns f of ``Reshape(u, [..., 2 n])`` for u = f [..., n, 1] doubled along the last."""
+    twice = producer(node.inputs[0], "Expand", "Concat", "Tile") if is_flattening(node) else None
+    if twice is None or twice.inputs[0] is None or static_dim(twice.outputs[0], -1) != 2:
+        return None
+    if twice.op_type == "Concat" and [*twice.inputs] != [twice.inputs[0]] * 2:
+        return None
+    stretched, output = twice.inputs[0], twice.outputs[0]
+    unsqueeze = producer(stretched, "Unsqueeze")
+    if unsqueeze is None or stretched.shape is None or output.shape is None:
+        return None
+    axes = [axis % len(stretched.shape) for axis in ints_of(unsqueeze.inputs[1]) or ()]
+    grown = [*stretched.shape[:-1], 2] == list(output.shape)
+    return unsqueeze.inputs[0] if grown and axes == [len(stretched.shape) - 1] else None
+
+
+def is_flattening(node: ir.Node) -> bool:
+    """Whether a Reshape merges the last two axes and keeps the others."""
+    data, output = node.inputs[0], node.outputs[0]
+    if node.op_type != "Reshape" or data is None or data.shape is None or output.shape is None:
+        return False
+    columns, last = static_dim(data, -2), static_dim(data, -1)
+    if columns is None or last is None or len(output.shape) != len(data.shape) - 1:
+        return False
+    return [*data.shape[:-2], columns * last] == list(output.shape)
 
 
 def _is_narrow(value: ir.Value) -> bool:

@@ -135,10 +135,10 @@ def complete(found: Quotient, source: ir.Value, *, biased: bool) -> Norm:
         source, output = narrow, cast.outputs[0]
     elif narrow.dtype == source.dtype:
         source = narrow
-    gain, output = _vector(output, "Mul", width, source)
+    gain, output = _vector(output, "Mul", width)
     bias = None
     if biased and gain is not None:
-        bias, output = _vector(output, "Add", width, source)
+        bias, output = _vector(output, "Add", width)
     return Norm(source=source, gain=gain, bias=bias, epsilon=found.epsilon, output=output)
 
 
@@ -211,18 +211,14 @@ def _square_base(mean: ir.Node) -> ir.Value:
     return left
 
 
-def _vector(
-    value: ir.Value, op_type: str, width: int, source: ir.Value
-) -> tuple[ir.Value | None, ir.Value]:
+def _vector(value: ir.Value, op_type: str, width: int) -> tuple[ir.Value | None, ir.Value]:
     """The [width] operand of the only reader of a value and what that computes, else nothing."""
     node = sole_consumer(value, op_type)
     if node is None or len(node.inputs) != 2:
         return None, value
     other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
     fits = other is not None and other.shape is not None and list(other.shape) == [width]
-    if other is None or not fits or other.dtype is None or other.dtype != source.dtype:
-        return None, value
-    return other, node.outputs[0]
+    return (other, node.outputs[0]) if fits else (None, value)
 
 
 def _ones(graph: ir.Graph, source: ir.Value) -> ir.Value:

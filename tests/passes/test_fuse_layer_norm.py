@@ -23,6 +23,7 @@ TEXT = """norm (float[b, s, 6] x) => (float[b, s, 6] y{more}) {{
     y = Add(scaled, bias)
 }}"""
 SQUARES = {"pow": "squared = Pow(centred, two)", "mul": "squared = Mul(centred, centred)"}
+OTHER_SQUARES = {"x": "squared = Pow(x, two)"}
 
 
 @pytest.fixture
@@ -41,7 +42,9 @@ def build(parse: Any, rng: np.random.Generator) -> Any:
             "gain": rng.normal(1, 0.5, 6).astype(np.float32),
             "bias": rng.normal(0, 1, 6).astype(np.float32),
         } | changed
-        text = text.format(square=SQUARES[square], axes1=axes1, axes2=axes2, keep=keep, more=more)
+        text = text.format(
+            square=(SQUARES | OTHER_SQUARES)[square], axes1=axes1, axes2=axes2, keep=keep, more=more
+        )
         model: ir.Model = parse(text, opset=opset, **constants)
         if infer:
             InferShapes()(model)
@@ -189,6 +192,21 @@ def test_another_numerator_is_refused(build: Any, apply: Any) -> None:
                         "variance = ReduceMean<keepdims = 1>(half")  # fmt: skip
     _, outcome = apply(FuseLayerNorm(), build(text=text))
     assert outcome.refusals[0].reason == "'n_variance' is the mean of something else than a square"
+
+
+def test_the_mean_of_another_tensor_centres_nothing(build: Any, apply: Any) -> None:
+    text = TEXT.replace("mean = ReduceMean<keepdims = {keep}>(x,", "z = Neg(x)\n    mean = "
+                        "ReduceMean<keepdims = {keep}>(z,")  # fmt: skip
+    _, outcome = apply(FuseLayerNorm(), build(text=text))
+    assert (outcome.modified, outcome.refusals) == (False, ())
+
+
+def test_the_square_of_another_tensor_is_refused(build: Any, apply: Any) -> None:
+    _, outcome = apply(FuseLayerNorm(), build("x"))
+    assert not outcome.modified
+    assert [refusal.reason for refusal in outcome.refusals] == [
+        "it divides 'centred' by the root mean square of 'x'"
+    ]
 
 
 def test_an_unknown_width_is_refused(build: Any, apply: Any) -> None:

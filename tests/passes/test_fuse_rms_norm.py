@@ -240,6 +240,8 @@ def test_other_equations_are_refused(
     ("old", "new"),
     [
         ("i = Reciprocal(r)", "i = Neg(r)"),
+        ("n = Mul(x, i)", "n = Mul(x, r)"),
+        ("n = Mul(x, i)", "n = Div(x, i)"),
         ("i = Reciprocal(r)", "i = Div(two, r)"),
         ("r = Sqrt(v)", "r = Pow(v, two)"),
         ("m = ReduceMean", "m = ReduceSum"),

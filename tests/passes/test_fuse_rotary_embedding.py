@@ -71,6 +71,7 @@ def build(parse: Any) -> Any:
             "zero": np.array([0]),
             "one": np.array([1]),
             "two": np.array([2]),
+            "three": np.array([3]),
             "four": np.array([4]),
             "eight": np.array([8]),
             "last": np.array([3]),
@@ -244,7 +245,9 @@ def test_constant_tables_whose_halves_differ_are_refused(build: Any, apply: Any)
         FuseRotaryEmbedding(), build(BODIES["slices"], tables=GATHERED, batch="b", **constants)
     )
     assert not outcome.modified
-    assert [r.reason for r in outcome.refusals] == ["the halves of the table 'sin_table' differ"]
+    assert [r.reason for r in outcome.refusals] == [
+        "the table 'sin_table' does not hold equal halves"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -378,6 +381,17 @@ def test_another_rest_stays_outside(
     compare(model, after, same_numbers, feeds((3, 2, 5, 14)))
 
 
+def test_a_rest_appended_as_heads_stays_outside(build: Any, apply: Any, same_numbers: Any) -> None:
+    body = PARTIAL.format(parts=PARTS["slices"], order="turned, rest")
+    body = body.replace("y = Concat<axis = -1>", "z = Concat<axis = 1>")
+    model = build(body, x="b, 2, s, 16", more=", float[b, 4, s, 8] z")
+    model.graph.outputs.pop(0)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert outcome.rewrites == 1
+    assert "rotary_embedding_dim" not in rotary(after)[0].attributes
+    compare(model, after, same_numbers, feeds((3, 2, 5, 16)))
+
+
 def test_a_rest_that_comes_first_stays_outside(build: Any, apply: Any, same_numbers: Any) -> None:
     body = PARTIAL.format(parts=PARTS["slices"], order="rest, turned")
     model = build(body, x="b, 2, s, 14")
@@ -407,13 +421,14 @@ def test_half_precision_is_rotated_in_float32_as_written(
     [
         ("Slice(x, four,", "Slice(x, two,", "'lo' and 'hi' are columns (0, 4, 2, 8), no halves"),
         ("(x, zero, four,", "(x, zero, two,", "'lo' and 'hi' are columns (0, 2, 4, 8), no halves"),
+        (SLICED, SLICED.replace("four", "three"), "'lo' and 'hi' are columns (0, 3, 3, 8), no"),
         ("hi = Slice(x,", "o = Neg(x)\n hi = Slice(o,", "'lo' and 'hi' are parts of two tensors"),
         ("hi = Slice(x, four, end, last, one)", "hi = Abs(lo)", "'lo' and 'hi' are no parts of"),
-        ("a = Mul(x, cos)", "o = Neg(x)\n a = Mul(o, cos)", "the halves of 'x' are turned, but"),
+        ("a = Mul(x, cos)", "o = Neg(x)\n a = Mul(o, cos)", "'x' is turned, but the product that"),
         (
             "(angles, angles)",
             "(angles, other)",
-            "the halves of the table 'doubled', from Concat 'n_doubled', cannot be shown",
+            "the table 'doubled', from Concat 'n_doubled', cannot be shown to hold equal halves",
         ),
     ],
 )
@@ -449,6 +464,42 @@ def test_tables_of_other_shapes_are_refused(
     assert [refusal.reason for refusal in outcome.refusals] == [reason]
 
 
+def test_tables_that_broadcast_along_different_axes_are_refused(build: Any, apply: Any) -> None:
+    rows = np.tile(np.arange(4, dtype=np.float32), (2, 2))
+    model = build(
+        BODIES["slices"], tables="", x="b, 2, 2, 8", cos=rows[None, None], sin=rows[None, :, None]
+    )
+    _, outcome = apply(FuseRotaryEmbedding(), model)
+    assert [r.reason for r in outcome.refusals] == ["cos and sin broadcast along different axes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "operator", "changed"),
+    [
+        ("k = Concat<axis = 1>(c, c)\n l = Concat<axis = 1>(s, s)", "Concat", {}),
+        (
+            "k = Slice(c, zero, eight, two, one)\n l = Slice(s, zero, eight, two, one)",
+            "Slice",
+            {"frequencies": np.ones(8, np.float32)},
+        ),
+        ("k = Transpose<perm = [0, 2, 1]>(c)\n l = Transpose<perm = [0, 2, 1]>(s)", "Tr", {}),
+    ],
+    ids=["rows twice", "columns lost", "rows and columns swapped"],
+)
+def test_tables_that_were_doubled_before_something_else_are_refused(
+    build: Any, apply: Any, change: str, operator: str, changed: dict[str, Any]
+) -> None:
+    tables = TABLES.replace("cos = Unsq", f"{change}\n cos = Unsq")
+    tables = tables.replace("(c, heads_axis)", "(k, heads_axis)")
+    tables = tables.replace("(s, heads_axis)", "(l, heads_axis)")
+    model = build(BODIES["a split"], tables=tables, x="b, 2, t, 8", **changed)
+    _, outcome = apply(FuseRotaryEmbedding(), model)
+    assert not outcome.modified
+    (refusal,) = outcome.refusals
+    assert refusal.reason.startswith(f"the table 'k', from {operator}")
+    assert refusal.reason.endswith("cannot be shown to hold equal halves")
+
+
 def test_tables_that_are_fed_are_refused(build: Any, apply: Any) -> None:
     body = BODIES["slices"].replace("cos)", "given)").replace("sin)", "given)")
     model = build(body, tables="", given_input=", float[1, 1, s, 8] given")
@@ -460,6 +511,87 @@ def test_three_dimensions_are_refused(build: Any, apply: Any) -> None:
     body = BODIES["a split"].replace("cos)", "c)").replace("sin)", "s)")
     _, outcome = apply(FuseRotaryEmbedding(), build(body, x="b, s, 8"))
     assert [r.reason for r in outcome.refusals] == ["'x' has shape [b,s,8], expected 4 dimensions"]
+
+
+PAIRS = """
+    even = Slice(x, zero, end, last, two)
+    odd = Slice(x, one, end, last, two)
+    n = Neg(odd)
+    n5 = Unsqueeze(n, four)
+    e5 = Unsqueeze(even, minus_one)
+    stacked = Concat<axis = -1>(n5, e5)
+    t = Reshape(stacked, flat)
+    m = Mul(t, sin)
+    a = Mul(x, cos)
+    y = Add(a, m)
+"""
+TWICE = {
+    "repeated": "u = Unsqueeze(angles, last)\n w = Expand(u, twice)\n doubled = Reshape(w, wide)",
+    "stacked": "u = Unsqueeze(angles, minus_one)\n w = Concat<axis = 3>(u, u)\n"
+    "doubled = Reshape(w, wide)",
+    "tiled": "u = Unsqueeze(angles, minus_one)\n w = Tile(u, twice)\n doubled = Reshape(w, wide)",
+}
+PAIR_CONSTANTS = {
+    "minus_one": np.array([-1]),
+    "flat": np.array([0, 0, 0, 8]),
+    "wide": np.array([0, 0, 8]),
+    "twice": np.array([1, 1, 1, 2]),
+}
+
+
+def paired(name: str) -> str:
+    return TABLES.replace("doubled = Concat<axis = -1>(angles, angles)", TWICE[name])
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_neighbours_that_are_rotated(build: Any, apply: Any, same_numbers: Any, name: str) -> None:
+    model = build(PAIRS, tables=paired(name), **PAIR_CONSTANTS)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (node,) = rotary(after)
+    assert node.attributes["interleaved"].as_int() == 1
+    assert not {"Reshape", "Concat", "Slice"} & {item.op_type for item in after.graph}
+    compare(model, after, same_numbers, feeds((3, 2, 5, 8)), feeds((1, 2, 1, 8)))
+
+
+def test_neighbours_by_constant_tables(build: Any, apply: Any, same_numbers: Any) -> None:
+    angles = np.repeat(np.outer(np.arange(5), 1 / 10 ** (np.arange(4) / 4)), 2, axis=1)
+    arrays = {"cos": np.cos(angles), "sin": np.sin(angles)}
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    model = build(PAIRS, tables="", x="b, 2, 5, 8", **arrays, **PAIR_CONSTANTS)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    compare(model, after, same_numbers, feeds((3, 2, 5, 8)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("Slice(x, one, end", "Slice(x, zero, end", "'even' and 'odd' are not the even and the"),
+        ("odd = Slice(x,", "o = Neg(x)\n odd = Slice(o,", "'even' and 'odd' are columns of two"),
+        (
+            "(angles, angles)",
+            "(angles, angles)",
+            "the table 'doubled', from Concat 'n_doubled', cannot be shown to hold equal neighb",
+        ),
+    ],
+)
+def test_neighbours_that_are_none(build: Any, apply: Any, old: str, new: str, reason: str) -> None:
+    tables = TABLES if old == new else paired("repeated")
+    assert old in PAIRS + tables
+    model = build(PAIRS.replace(old, new), tables=tables, **PAIR_CONSTANTS)
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert rotary(after) == []
+    assert [refusal.node for refusal in outcome.refusals] == ["n_y"]
+    assert outcome.refusals[0].reason.startswith(reason)
+
+
+def test_halves_with_tables_of_neighbours_are_refused(build: Any, apply: Any) -> None:
+    model = build(BODIES["slices"], tables=paired("repeated"), **PAIR_CONSTANTS)
+    _, outcome = apply(FuseRotaryEmbedding(), model)
+    assert outcome.refusals[0].reason == (
+        "the table 'doubled', from Reshape 'n_doubled', cannot be shown to hold equal halves"
+    )
 
 
 def test_other_sums_of_products_are_not_candidates(build: Any, apply: Any) -> None:
