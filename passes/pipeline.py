@@ -13,7 +13,7 @@ from ..errors import PassError
 from ..graph.history import Refusal, StageRecord
 from ..graph.model import Graph
 from .base import EXACT, Pass, PassResult
-from .validate import first_defect
+from .validate import first_defect, layout
 
 Verify = Literal["each", "final", "off"]
 """When numbers are compared: after every pass, after the last one, never."""
@@ -59,13 +59,15 @@ class PassPipeline:
             PassError: when a required pass (one the asked precision depends on) fails.
         """
         check = None if self.verify == "off" else self.check
+        scratch: Graph | None = None
         for group in groups(self.passes, together=self.verify == "final"):
-            stages = _sound_stages(group, graph, check)
+            stages = _sound_stages(group, graph, check, scratch)
             records = [stage.record() for stage in stages]
             if self.on_record is not None:
                 for record in records:
                     self.on_record(record)
             last = stages[-1]
+            scratch = last.scratch
             graph = Graph(last.after.model, (*graph.history, *records))
             if check is not None and last.changed and last.step.tolerance is None:
                 check.restart(graph, last.step)
@@ -84,6 +86,7 @@ class Stage:
         outcome: what the pass reported, None when it failed.
         problem: why the result was thrown away, None when it was kept.
         error: what the pass raised, None when it returned.
+        scratch: the clone the pass ran on when it left that untouched, for the next pass.
     """
 
     step: Pass
@@ -93,6 +96,7 @@ class Stage:
     outcome: PassResult | None
     problem: str | None
     error: Exception | None = None
+    scratch: Graph | None = None
 
     @property
     def changed(self) -> bool:
@@ -130,15 +134,23 @@ class Stage:
         )
 
 
-def attempt(step: Pass, graph: Graph) -> Stage:
+def attempt(step: Pass, graph: Graph, scratch: Graph | None = None) -> Stage:
     """Run one pass on a clone and check the structure of what it leaves, not its numbers.
 
     A stage with a `problem` still has the broken graph in `after`, for those who look into it.
+
+    Args:
+        step: the pass.
+        graph: what it is given; never changed.
+        scratch: a clone of the graph that nothing was done to, since cloning costs more than most
+            passes.
     """
     start = time.perf_counter()
-    candidate = graph.clone()
+    candidate = graph.clone() if scratch is None else scratch
+    before = layout(candidate.model)
     outcome, problem, error = _call(step, candidate.model)
     modified = outcome is not None and outcome.modified
+    untouched = not modified and layout(candidate.model) == before
     if modified:
         problem = first_defect(candidate.model)
     return Stage(
@@ -149,6 +161,7 @@ def attempt(step: Pass, graph: Graph) -> Stage:
         outcome=outcome,
         problem=problem,
         error=error,
+        scratch=candidate if untouched else None,
     )
 
 
@@ -194,12 +207,17 @@ def _judge(stage: Stage, check: Check) -> str | None:
     return check(stage.after, stage.step)
 
 
-def _sound_stages(group: Sequence[Pass], graph: Graph, check: Check | None) -> list[Stage]:
+def _sound_stages(
+    group: Sequence[Pass], graph: Graph, check: Check | None, scratch: Graph | None
+) -> list[Stage]:
     stages: list[Stage] = []
     while True:
         for step in group[len(stages) :]:
-            stage = attempt(step, stages[-1].after if stages else graph)
+            last = stages[-1] if stages else None
+            given, clone = (graph, scratch) if last is None else (last.after, last.scratch)
+            stage = attempt(step, given, clone)
             stages.append(stage if stage.problem is None else stage.rolled_back(stage.problem))
+        scratch = None  # used up: what a later round starts from is cloned again
         found = None if check is None else first_off(stages, check)
         if found is None:
             return stages
