@@ -85,6 +85,31 @@ def test_a_batch_of_another_name_is_expanded_to_itself(
     same_numbers(model, after, feeds(3, 2, 5, 8, batch=3), atol=1e-6, rtol=1e-6)
 
 
+def test_an_expanded_cache_stays_whatever_is_known_of_it(build: Any, apply: Any) -> None:
+    after, _ = apply(ExpandRotaryCaches(), build(FOUR))
+    for node in after.graph:
+        if node.op_type == "Expand":
+            node.outputs[0].shape = ir.Shape([None, "s", 4])
+    _, outcome = apply(ExpandRotaryCaches(), after)
+    assert (outcome.modified, outcome.refusals) == (False, ())
+
+
+def test_nothing_is_shared_between_batches_without_a_name(parse: Any, apply: Any, run: Any) -> None:
+    model = parse("""turn (float[n, 2, s, 8] x, float[m, 2, s, 8] y, float[1, s, 4] angles)
+        => (float[n, 2, s, 8] u, float[m, 2, s, 8] v) {
+            c = Cos(angles) s = Sin(angles)
+            u = RotaryEmbedding(x, c, s) v = RotaryEmbedding(y, c, s) }""")
+    InferShapes()(model)
+    for value in model.graph.inputs[:2]:
+        value.shape = ir.Shape([None, 2, "s", 8])
+    after, outcome = apply(ExpandRotaryCaches(), model)
+    assert outcome.rewrites == 2
+    assert [node.op_type for node in after.graph].count("Expand") == 4
+    case = feeds(3, 2, 5, 8)
+    got = run(after, {**case, "y": case["x"][:2]})
+    np.testing.assert_allclose(got["v"], got["u"][:2], atol=1e-6)
+
+
 def test_caches_looked_up_by_position_stay(parse: Any, apply: Any) -> None:
     model = parse("""turn (float[b, 2, s, 8] x, int64[b, s] p, float[50, 4] c)
         => (float[b, 2, s, 8] y) { y = RotaryEmbedding(x, c, c, p) }""")
