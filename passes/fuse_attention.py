@@ -2,8 +2,9 @@
 
     softmax(scale * Q K^T + mask) V  ->  Attention(Q, K, V, mask, scale=scale)
 
-with Q, K, V of shape [batch, heads, sequence, head_dim]; `attention_match` reads the core. Scores
-that are filled where a condition holds become an additive mask, and several masks become one.
+with Q, K, V of shape [batch, heads, sequence, head_dim], or [batch, sequence, head_dim] for a
+single head (a pooling, a batch of folded heads); `attention_match` reads the core. Scores that are
+filled where a condition holds become an additive mask, and several masks become one.
 
 The guard ``Where(IsNaN(p), 0, p)`` after the softmax is dropped: it fires for rows whose every key
 is masked, where fuselage follows PyTorch's eager attention (a finite mask, hence uniform weights)
@@ -20,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.history import Refusal
-from .attention_match import Core, Miss, Term, match_core, softmax_of
+from .attention_match import Core, match_core, softmax_of
+from .attention_scores import Miss, Term
 from .base import Pass, PassResult, result
 from .constants import initializer, insert_before, replace_value
 from .masks.fill import mask_fill
@@ -62,6 +64,8 @@ def _replace(node: ir.Node, core: Core) -> None:
     if mask is not None:
         inputs.append(mask)
     attributes: dict[str, float | int] = {"scale": float(core.scale), "is_causal": 0}
+    if core.rank == 3:
+        attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
     if core.softcap:
         attributes["softcap"] = float(core.softcap)
     fused = tape.op("Attention", inputs, attributes)
@@ -71,10 +75,10 @@ def _replace(node: ir.Node, core: Core) -> None:
 
 
 def _key(core: Core, tape: ir.tape.Tape) -> ir.Value:
-    if core.key_order == (0, 1, 2, 3):
+    if core.key_order == tuple(range(core.rank)):
         return core.key
     key = tape.op("Transpose", [core.key], {"perm": core.key_order})
-    key.shape = ir.Shape([core.key_dim(axis) for axis in range(4)])
+    key.shape = core.key_shape
     key.type = core.key.type
     return key
 
@@ -169,21 +173,25 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
     assert node.graph is not None
     assert mask.shape is not None
     if len(mask.shape) < 2:
-        mask = _raised(node.graph, mask, tape)
+        mask = _raised(node.graph, mask, range(2 - len(mask.shape)), tape)
+    elif core.rank == len(mask.shape) == 3:
+        mask = _raised(node.graph, mask, range(1, 2), tape)
     assert mask.shape is not None
     assert core.query.shape is not None
     *lead, rows, columns = mask.shape
-    queries, keys = core.query.shape[2], core.key_dim(2)
+    queries, keys = core.query.shape[-2], core.key_shape[-2]
     wide = columns == 1 and keys != 1
     if not wide and (rows == queries or not _may_be_one(rows)):
         return mask
     one = initializer(node.graph, "mask_one", np.ones(1, np.int64))
     # Self-attention: the mask tells its own length, so masks of all layers stay equal.
-    source = (mask, len(lead) + 1) if columns == queries and not wide else (core.query, 2)
+    source = (
+        (mask, len(lead) + 1) if columns == queries and not wide else (core.query, core.rank - 2)
+    )
     sizes = [
         initializer(node.graph, "mask_ones", np.ones(len(lead), np.int64)),
         one if rows == queries else _size(*source, tape),
-        _size(core.key, core.key_order[2], tape) if wide else one,
+        _size(core.key, core.key_order[-2], tape) if wide else one,
     ]
     full = tape.op("Expand", [mask, tape.op("Concat", sizes, {"axis": 0})])
     full.type = mask.type
@@ -199,11 +207,13 @@ def _size(value: ir.Value, axis: int, tape: ir.tape.Tape) -> ir.Value:
     return tape.op("Shape", [value], {"start": axis, "end": axis + 1})
 
 
-def _raised(graph: ir.Graph, mask: ir.Value, tape: ir.tape.Tape) -> ir.Value:
-    """A mask [keys] as [1, keys]."""
+def _raised(graph: ir.Graph, mask: ir.Value, axes: range, tape: ir.tape.Tape) -> ir.Value:
+    """A mask [keys] as [1, keys], or one [batch, queries, keys] with an axis for the heads."""
     assert mask.shape is not None
-    axes = initializer(graph, "mask_axes", np.arange(2 - len(mask.shape), dtype=np.int64))
-    raised = tape.op("Unsqueeze", [mask, axes])
-    raised.type = mask.type
-    raised.shape = ir.Shape([*[1] * (2 - len(mask.shape)), *mask.shape])
+    where = initializer(graph, "mask_axes", np.array(axes, np.int64))
+    raised = tape.op("Unsqueeze", [mask, where])
+    dims = list(mask.shape)
+    for axis in axes:
+        dims.insert(axis, 1)
+    raised.type, raised.shape = mask.type, ir.Shape(dims)
     return raised

@@ -320,3 +320,70 @@ def test_a_wide_mask_stays_finite_in_float16(parse: Any, apply: Any, run: Any) -
     got, wanted = (run(graph, half | others | {"mask": mask})["out"] for graph in (after, model))
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, wanted, atol=1e-2)
+
+
+SINGLE = """float[b, q, 16] x, float[b, k, 16] y, float[b, 16, k] yt, float[b, k, 16] v,
+    float[b, 1, k] mask, float[q, k] bias, bool[b, 1, k] shown, float[b, q, k] scores_bias"""
+ONE_HEAD = {
+    "plain": "scores = Identity(raw)",
+    "a mask": "scores = Add(raw, mask)",
+    "a bias a query": "scores = Add(bias, raw)",
+    "a fill and a bias": "filled = Where(shown, raw, lowest)\n scores = Add(filled, bias)",
+    "a bias of the full size": "scores = Add(raw, scores_bias)",
+    "keys last": "scores = Add(raw, mask)",
+}
+
+
+@pytest.mark.parametrize("name", ONE_HEAD)
+def test_a_single_head_has_three_dimensions(
+    parse: Any, apply: Any, same_numbers: Any, name: str
+) -> None:
+    keys = "" if name == "keys last" else "yt2 = Transpose<perm = [0, 2, 1]>(y)"
+    model = parse(
+        f"""pooling ({SINGLE}) => (float[b, q, 16] out) {{ {keys}
+            product = MatMul(x, {"yt2" if keys else "yt"})\n raw = Mul(product, scale)
+            {ONE_HEAD[name].replace("scores = Identity(raw)", "")}
+            p = Softmax<axis = 2>({"raw" if name == "plain" else "scores"})
+            out = MatMul(p, v) }}""",
+        **CONSTANTS,
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (node,) = (node for node in after.graph if node.op_type == "Attention")
+    heads = [node.attributes[name].as_int() for name in ("q_num_heads", "kv_num_heads")]
+    assert heads == [1, 1]
+    for batch, queries, length in ((3, 7, 5), (2, 1, 6), (1, 1, 1), (2, 3, 3)):
+        case = feeds(batch, queries, length)
+        single = {name: case[name][:, 0] for name in ("x", "y", "v", "mask", "shown")}
+        single |= {"yt": single["y"].swapaxes(1, 2).copy(), "bias": case["bias"][0, 0]}
+        single["scores_bias"] = (single["x"] @ single["yt"])[..., ::-1].copy()
+        same_numbers(model, after, single, atol=5e-6, rtol=1e-5)
+    assert not apply(FuseAttention(), after)[1].modified
+
+
+RANKS = {
+    "a router of experts": ("b, n, 16", "16, e", "e, 16", "K has 2 dimensions, expected 4, or 3"),
+    "one V for all": ("b, n, 16", "b, 16, e", "e, 16", "V has shape [e,16], expected 3 dimensions"),
+    "one Q for all": ("n, 16", "b, 16, e", "b, e, 16", "Q has shape [n,16], expected 3 dimensions"),
+    "windows": (
+        "w, b, 2, n, 16",
+        "w, b, 2, 16, e",
+        "w, b, 2, e, 16",
+        "K has 5 dimensions, expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_other_ranks_are_refused(parse: Any, apply: Any, name: str) -> None:
+    q, k, v, reason = RANKS[name]
+    out = q if len(q) > len(k) - 3 else k[: k.index("16")] + "n, 16"
+    model = parse(
+        f"""ranks (float[{q}] x, float[{k}] y, float[{v}] v) => (float[{out}] out)
+            {{ raw = MatMul(x, y)\n p = Softmax<axis = -1>(raw)\n out = MatMul(p, v) }}"""
+    )
+    InferShapes()(model)
+    _, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    assert outcome.refusals[0].reason.startswith(reason)

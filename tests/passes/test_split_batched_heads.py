@@ -102,7 +102,6 @@ def test_folded_heads_are_split_and_fused(
     build: Any, apply: Any, same_numbers: Any, name: str
 ) -> None:
     model = build(SPELLINGS[name])
-    assert FuseAttention()(model.clone()).rewrites == (name == "the transposition of K alone")
     split, outcome = apply(SplitBatchedHeads(), model)
     assert outcome.rewrites == 1
     kept = {node.name for node in model.graph} - {node.name for node in split.graph}
