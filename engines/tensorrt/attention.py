@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ...graph.model import Graph
     from .kernels import EngineListing
 
-_FUSED_HEAD_DIM = 16
-"""Smallest head size with a fused kernel: 4 and 8 were refused, 16 to 256 built."""
+_FUSED_HEAD_DIMS = (16, 256)
+"""Smallest and largest head size with a fused kernel: 8 and 257 were refused, 16 to 256 built."""
 
 _LENGTHS = 6
 """Slot of ``nonpad_kv_seqlen`` in Attention-24."""
@@ -38,6 +38,21 @@ class Decomposed:
 
     node: str
     reason: str
+
+
+def refuse_shared_query(graph: Graph) -> None:
+    """Refuse attention whose queries are its keys: tensorrt_rtx 1.7.1 ends the process on it.
+
+    Raises:
+        BuildError: with the name of the first such node.
+    """
+    for node in graph.model.graph:
+        query = node.inputs[0] if node.op_type == "Attention" else None
+        if query is not None and query is node.inputs[1]:
+            raise BuildError(
+                f"Attention {node.name!r} reads {query.name!r} as query and as key, which "
+                "TensorRT's compiler does not survive; give the key a projection of its own"
+            )
 
 
 def set_key_lengths(trt: Any, network: Any, graph: Graph) -> None:
@@ -197,7 +212,9 @@ def _set(trt: Any, node: ir.Node, layer: Any, lengths: Any) -> None:
 def _unfusable(trt: Any, query: Any) -> str | None:
     if query.dtype == trt.DataType.FLOAT:
         return "fused attention exists for float16 and bfloat16, not for float32"
-    head_dim = tuple(query.shape)[-1]
-    if 0 < head_dim < _FUSED_HEAD_DIM:
-        return f"head size {head_dim} is below {_FUSED_HEAD_DIM}, the smallest with a fused kernel"
+    head_dim, (smallest, largest) = tuple(query.shape)[-1], _FUSED_HEAD_DIMS
+    if 0 < head_dim < smallest:
+        return f"head size {head_dim} is below {smallest}, the smallest with a fused kernel"
+    if head_dim > largest:
+        return f"head size {head_dim} is above {largest}, the largest with a fused kernel"
     return None

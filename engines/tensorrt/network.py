@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError
-from .attention import Decomposed, decompose_unfusable, set_key_lengths
+from .attention import (
+    Decomposed,
+    decompose_unfusable,
+    refuse_shared_query,
+    set_key_lengths,
+)
 from .flavour import network_flags
 from .log import LogLines
 
@@ -45,12 +50,14 @@ def parse_network(
         graph: in the canonical dialect: standard ONNX operators alone.
 
     Raises:
-        BuildError: on nodes of a foreign domain, with every message of the parser, on an input
-            that no layer reads, and on key lengths that TensorRT does not take.
+        BuildError: on nodes of a foreign domain or ones that the compiler does not survive, with
+            every message of the parser, on an input that no layer reads, and on key lengths that
+            TensorRT does not take.
     """
     from ...graph.weights import detach_weights  # a machine that only runs plans lacks onnx_ir
 
     _refuse_foreign_nodes(graph)
+    refuse_shared_query(graph)
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     detached = detach_weights(graph.model)
