@@ -113,9 +113,6 @@ def inspected(model: ir.Model) -> ir.Model:
         common.InlinePass()(copy)
     results = [value for node in copy.graph for value in node.outputs]
     if any(value.dtype is None or value.shape is None for value in results):
-        for value in (*copy.graph.inputs, *results):
-            if isinstance(value.type, ir.TensorType):
-                value.type = ir.TensorType(value.type.dtype)  # inference writes into the type
         # Neither strict nor checking: what is wrong with the graph is for the rules to say.
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
     return copy

@@ -113,14 +113,18 @@ def _unfused(scores: ir.Node, chain: tuple[ir.Node, ...], product: ir.Node) -> s
 
 def _scores(softmax: ir.Node) -> ir.Node | None:
     """The product of queries and keys, behind scale, mask and casts."""
-    value = softmax.inputs[0]
-    node = None if value is None else value.producer()
-    while node is not None and node.op_type in (*_BETWEEN, "Cast"):
-        makers = [v.producer() for v in node.inputs if v is not None]
-        known = [m for m in makers if m is not None and m.op_type in (*_BETWEEN, "Cast", "MatMul")]
-        deep = [m for m in known if m.op_type == "MatMul"]
-        node = next(iter(deep or known), None)
-    return node if node is not None and node.op_type == "MatMul" else None
+    waiting, seen = list(softmax.inputs), set[ir.Value | None]()
+    while waiting:
+        value = waiting.pop()
+        maker = None if value is None or value in seen else value.producer()
+        seen.add(value)
+        if maker is None:
+            continue
+        if maker.op_type == "MatMul":
+            return maker
+        if maker.op_type in (*_BETWEEN, "Cast"):
+            waiting += maker.inputs
+    return None
 
 
 def _product(softmax: ir.Node) -> tuple[tuple[ir.Node, ...], ir.Node | None]:

@@ -108,13 +108,6 @@ def test_the_model_is_not_changed(parse: Parse) -> None:
     assert model.graph[0].outputs[0].dtype is None
 
 
-def test_a_type_that_inference_corrects_stays_in_the_model(parse: Parse) -> None:
-    text = "g (float[b, 4] x) => (float[b, 4] y) { h = Cast <to = 10> (x) y = Neg(h) }"
-    model = parse(text)
-    lint(model)
-    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
-
-
 def test_types_are_inferred_where_the_file_has_none(parse: Parse) -> None:
     text = """g (float16[b, s, 64] x) => (float16[b, s, 64] y)
         { f = Cast <to = 1> (x) h = Neg(f) a = Add(h, x) y = Abs(a) }"""
@@ -139,6 +132,42 @@ def test_a_graph_that_inference_cannot_read_is_linted_all_the_same(parse: Parse)
         { h = MatMul(x, w) d = DynamicQuantizeLinear(h) y = Identity(x) }"""
     model = parse(text, w=np.zeros((7, 5), np.float16))
     assert rules(lint(model)) == ["no-importer"]
+
+
+def test_sizes_that_nobody_named_may_be_equal(parse: Parse) -> None:
+    text = """g (bool c, float16[b, s] x, float16[b, t] z) => (float16[b, u] y) {
+        y = If(c) <
+            then_branch = one () => (float16[b, LEFT] a) { a = Abs(x) },
+            else_branch = other () => (float16[b, RIGHT] d) { d = Neg(z) }
+        > }"""
+    assert lint(parse(text.replace("LEFT", "unk_1").replace("RIGHT", "unk_2"))) == ()
+    found = lint(parse(text.replace("LEFT", "s").replace("RIGHT", "t")))
+    assert [(f.rule, f.node) for f in found] == [("if-branches", "n_y")]
+    assert "[b,s] and [b,t]" in found[0].message
+
+
+def test_scores_are_found_behind_a_mask_that_is_cast(parse: Parse) -> None:
+    text = """g (float16[b, s, 64] q, float16[b, 64, t] k, float16[b, t, 64] v, int64[b, 1, t] m)
+        => (float16[b, s, 64] y) {
+        qk = MatMul(q, k)  wide = Cast <to = 1> (qk)  seen = Cast <to = 9> (m)
+        kept = Where(seen, wide, low)  p = Softmax(kept)  narrow = Cast <to = 10> (p)
+        bad = IsNaN(narrow)  sound = Where(bad, zero, narrow)  y = MatMul(sound, v) }"""
+    model = parse(text, low=np.float32(-1e9), zero=np.float16(0))
+    assert [(f.rule, f.node) for f in lint(model)] == [("softmax-float32", "n_p")]
+
+
+def test_queries_and_keys_of_one_packed_projection_are_no_views(parse: Parse) -> None:
+    text = """g (float16[b, s, 128] x, float16[b, s, 64] v) => (float16[b, s, 64] y) {
+        q = Slice(x, zero, END, two)  k = Slice(x, START, last, two)
+        y = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v) }"""
+    numbers = {"zero": 0, "two": 2, "half": 64, "last": 128}
+    constants = {name: np.array([number], np.int64) for name, number in numbers.items()}
+    parts = text.replace("END", "half").replace("START", "half")
+    assert lint(parse(parts, **constants)) == ()
+    views = (
+        text.replace("END", "last").replace("START", "zero").replace("[b, s, 64]", "[b, s, 128]")
+    )
+    assert rules(lint(parse(views, **constants))) == ["attention-shared-operand"]
 
 
 def test_a_malformed_node_is_one_message() -> None:
