@@ -33,7 +33,9 @@ class InferShapes(Pass):
         outputs = model.graph.outputs
         model.graph.meta.setdefault(_DECLARED, {value.name: value.shape for value in outputs})
         facts = analyse(model)
-        learnt = sum(_write(value, facts[value]) for node in model.graph for value in node.outputs)
+        made = [value for node in model.graph for value in node.outputs]
+        values = (*model.graph.initializers.values(), *made)
+        learnt = sum(_write(value, facts[value]) for value in values)
         return result(model, learnt)
 
 
