@@ -59,9 +59,11 @@ class Graph:
         path = Path(path)
         data = path.with_name(weights or f"{path.stem}.weights")
         # A shallow clone, because onnx_ir re-points the tensors of the model it saves.
-        ir.save(
-            self.model.clone(), path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES
-        )
+        model = self.model.clone()
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.StringTensor):
+                value.const_value = _InlineStrings.of(value.const_value)
+        ir.save(model, path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES)
         if data.exists() and not data.stat().st_size:
             data.unlink()  # onnx_ir opens the file before it knows that nothing is large
         return (path, data) if data.exists() else (path,)
@@ -126,8 +128,25 @@ class Graph:
                 sha.update(f"{name} without a value\n".encode())
                 continue
             sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+            if tensor.dtype == ir.DataType.STRING:
+                sha.update(repr(tensor.numpy().tolist()).encode())
+                continue
             sha.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
         return sha.hexdigest()
+
+
+class _InlineStrings(ir.StringTensor):
+    """Strings that onnx_ir leaves in the graph: ONNX has no external form of them."""
+
+    @classmethod
+    def of(cls, tensor: ir.StringTensor) -> _InlineStrings:
+        """The same strings."""
+        return cls(tensor.string_data(), shape=ir.Shape(tensor.shape), name=tensor.name)
+
+    @property
+    def nbytes(self) -> int:
+        """None of them go to the file of weights."""
+        return 0
 
 
 def _read_small(model: ir.Model) -> None:
