@@ -5,54 +5,38 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..passes.masks.soften import soften
+
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Metadata key under which the exporter keeps the path of modules a node came from."""
-
-MASK_FILL = np.float32(-1e38)
-"""What a hidden key adds to a score.
-
-Not the lowest float32, which transformers uses: ONNX Runtime 1.31 answers 0 for a row of scores
-that are all the lowest, where eager attention spreads evenly. Any score vanishes beside 1e38, so
-the row is uniform to the last bit, and two masks may be added without overflow.
-"""
 
 
 def repair(model: ir.Model) -> None:
     """Apply every repair in place."""
-    _soften_fills(model)
-    _add_boolean_masks(model)
+    _soften_masks(model)
     _expand_rotary_caches(model)
 
 
-def _soften_fills(model: ir.Model) -> None:
-    lowest = np.finfo(np.float32).min
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or tensor.size != 1 or tensor.dtype != ir.DataType.FLOAT:
-            continue
-        if tensor.numpy().item() == lowest:
-            fill = np.full(tensor.numpy().shape, MASK_FILL, np.float32)
-            value.const_value = ir.Tensor(fill, name=value.name)
-
-
-def _add_boolean_masks(model: ir.Model) -> None:
-    """Boolean attention masks become additive.
+def _soften_masks(model: ir.Model) -> None:
+    """Masks become additive with finite fills: what they say stays, the passes find it out later.
 
     What a boolean mask means for a row without any key is left open by the operator, and ONNX
     Runtime, PyTorch's sdpa and eager attention differ.
     """
-    additive: dict[ir.Value, ir.Value] = {}
+    softened: dict[ir.Value, ir.Value | None] = {}
     for node in tuple(model.graph):
         mask = node.inputs[3] if node.op_type == "Attention" and len(node.inputs) > 3 else None
-        if mask is None or mask.dtype != ir.DataType.BOOL:
+        if mask is None:
             continue
-        if mask not in additive:
-            shown = _constant(model, "mask_shown", np.float32(0))
-            hidden = _constant(model, "mask_hidden", MASK_FILL)
-            additive[mask] = _insert(
-                node, "Where", [mask, shown, hidden], ir.DataType.FLOAT, mask.shape
-            )
-        node.replace_input_with(3, additive[mask])
+        if mask not in softened:
+            softened[mask] = soften(model.graph, mask, ir.DataType.FLOAT)
+        new = softened[mask]
+        if new is None or new is mask:
+            continue
+        producer = new.producer()
+        assert producer is not None
+        producer.metadata_props.update(node.metadata_props)
+        node.replace_input_with(3, new)
 
 
 def _expand_rotary_caches(model: ir.Model) -> None:

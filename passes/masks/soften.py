@@ -36,15 +36,14 @@ def soften(graph: ir.Graph, mask: ir.Value, dtype: ir.DataType) -> ir.Value | No
     Returns:
         The new mask, or None when nothing had to change.
     """
-    reader = next(iter(mask.uses())).node
     if mask.dtype == ir.DataType.BOOL:
         zero = initializer(graph, "mask.keep", np.zeros((), dtype.numpy()))
         fill = _fill(graph, dtype)
-        return _before(reader, "Where", [mask, zero, fill], mask, dtype)
+        return _behind(graph, "Where", [mask, zero, fill], mask, dtype)
     softened = sum(_soften_inputs(graph, node) for node in _mask_nodes(mask))
     sums = [node for node in _mask_nodes(mask) if node.op_type == "Add" and _adds_fills(node)]
     if sums and producer(mask, "Max") is None:
-        return _before(reader, "Max", [mask, _fill(graph, dtype)], mask, dtype)
+        return _behind(graph, "Max", [mask, _fill(graph, dtype)], mask, dtype)
     return mask if softened else None
 
 
@@ -52,13 +51,18 @@ def _fill(graph: ir.Graph, dtype: ir.DataType) -> ir.Value:
     return initializer(graph, "mask.drop", np.array(mask_fill(dtype), dtype.numpy()))
 
 
-def _before(
-    reader: ir.Node, op_type: str, inputs: list[ir.Value], like: ir.Value, dtype: ir.DataType
+def _behind(
+    graph: ir.Graph, op_type: str, inputs: list[ir.Value], mask: ir.Value, dtype: ir.DataType
 ) -> ir.Value:
+    """The output of a new node where every reader of the mask can read it."""
     tape = ir.tape.Tape()
     new = tape.op(op_type, inputs)
-    new.shape, new.type = like.shape, ir.TensorType(dtype)
-    insert_before(reader, tape.nodes)
+    new.shape, new.type = mask.shape, ir.TensorType(dtype)
+    maker = mask.producer()
+    if maker is None:
+        insert_before(graph[0], tape.nodes)
+    else:
+        graph.insert_after(maker, tape.nodes)
     return new
 
 
