@@ -161,8 +161,7 @@ def _check_tables(lookup: _Lookup, readers: list[ir.Node]) -> None:
 
 
 def _written(graph: ir.Graph, tape: ir.tape.Tape, lookup: _Lookup, positions: ir.Value) -> ir.Value:
-    dtype = lookup.value.dtype
-    assert dtype is not None
+    dtype = ir.DataType.from_numpy(lookup.table.dtype)
     name = lookup.value.name or "positions"
     offset = lookup.offset
     if offset is None:
@@ -189,6 +188,6 @@ def _laid_out(
     if axes:
         name = f"{lookup.value.name}.axes"
         new = tape.op("Unsqueeze", [new, initializer(graph, name, np.array(axes, np.int64))])
-    new.type = ir.TensorType(lookup.value.dtype or ir.DataType.INT64)
+    new.type = ir.TensorType(ir.DataType.from_numpy(lookup.table.dtype))
     new.shape = ir.Shape([batch, *[1] * (max(lookup.axis, 1) - 1), sequence, *rest])
     return new
