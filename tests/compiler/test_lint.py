@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from fuselage.compiler.cli import run
+from fuselage.compiler.precision import Assignment
 from fuselage.compiler.progress import Journal, Silent
+from fuselage.compiler.recipe import Request
+from fuselage.compiler.stages import Build
 from fuselage.compiler.traps import refuse_traps
 from fuselage.errors import BuildError
 from fuselage.graph.model import Graph
+from fuselage.graph.tensors import ShapeProfile
 
 HEADER = '<ir_version: 11, opset_import: ["" : 23]>'
 PLAIN = "g (float[b, 4] x) => (float[b, 4] y) { y = Abs(x) }"
@@ -100,6 +105,16 @@ def test_an_error_ends_the_build_before_tensorrt_sees_the_graph() -> None:
     with pytest.raises(BuildError, match="tensorrt-rtx cannot build this graph: attention-attribu"):
         refuse_traps(Graph(model_of(SOFTCAP)), "tensorrt-rtx", (), journal)
     assert journal.notes == []
+
+
+def test_every_build_is_linted(tmp_path: Path) -> None:
+    missing: Any = None  # the stage fails before it needs a source or a bundle
+    request = Request(model="m", out=tmp_path, verify="off")
+    assignment = Assignment({"tensorrt-rtx": "fp32"}, ())
+    build = Build(request, missing, missing, assignment, Journal(Silent()), missing)
+    profile = ShapeProfile({"b": (1, 1, 1), "s": (1, 1, 1)})
+    with pytest.raises(BuildError, match="softcap 30: the parser refuses it"):
+        build._target("tensorrt-rtx", Graph(model_of(SOFTCAP)), None, profile)
 
 
 def test_warnings_are_one_note_a_rule() -> None:
