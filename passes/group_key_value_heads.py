@@ -4,20 +4,22 @@
 
 Grouped-query models share a key/value head among g query heads. Exporters repeat the heads to
 the number of the queries' (Unsqueeze, Expand, Reshape), which costs g times the memory of the
-cache at every step; Attention shares them itself: query head i reads key/value head i // g.
+cache at every step; Attention shares them itself: query head i reads key/value head i // g. Heads
+are repeated before or behind their transposition, and before they are rotated.
 
 Sources: https://arxiv.org/abs/2305.13245, https://onnx.ai/onnx/operators/onnx__Attention.html
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
-from .constants import producer, static_dim
+from .constants import initializer, insert_before, ints_attribute, producer, static_dim
 from .rewrite import remove_dead
 
 
@@ -44,59 +46,100 @@ class GroupKeyValueHeads(Pass):
 
 def _group(node: ir.Node) -> str | None:
     """Rewrite one node; the reason when it cannot be, empty when nothing is repeated."""
-    key, value = (_unrepeated(tensor) for tensor in node.inputs[1:3])
+    key, value = (_repetition(tensor, 1) for tensor in node.inputs[1:3])
     if key is None and value is None:
         return ""
     if key is None or value is None:
         return f"the heads of {'V' if key is None else 'K'} alone are repeated"
     assert node.inputs[0] is not None
-    heads, key_heads, value_heads = (static_dim(t, 1) for t in (node.inputs[0], key, value))
-    if key_heads != value_heads or heads is None or not key_heads or heads % key_heads:
-        return f"Q has {heads} heads, K {key_heads} and V {value_heads}"
+    heads = static_dim(node.inputs[0], 1)
+    if key.heads != value.heads or heads is None or heads % key.heads:
+        return f"Q has {heads} heads, K {key.heads} and V {value.heads}"
+    assert node.graph is not None
+    tape = ir.tape.Tape()
     repeated = [tensor.producer() for tensor in node.inputs[1:3] if tensor is not None]
-    node.replace_input_with(1, key)
-    node.replace_input_with(2, value)
+    for place, found in ((1, key), (2, value)):
+        node.replace_input_with(place, _unrepeated(found, node.graph, tape))
+    insert_before(node, tape.nodes)
     remove_dead(*(producing for producing in repeated if producing is not None))
     return None
 
 
-def _unrepeated(value: ir.Value | None) -> ir.Value | None:
-    """The tensor [batch, kv_heads, keys, head_dim] whose heads were repeated."""
-    if value is None or value.shape is None or len(value.shape) != 4:
+@dataclass(frozen=True, kw_only=True)
+class _Repetition:
+    """Heads before they were repeated.
+
+    Attributes:
+        lifted: [batch, heads, 1, keys, size], or [batch, keys, heads, 1, size].
+        axis: of the heads, 1 or 2.
+        heads: their number.
+        steps: what follows the repetition, last first.
+    """
+
+    lifted: ir.Value
+    axis: int
+    heads: int
+    steps: tuple[ir.Node, ...] = ()
+
+
+def _repetition(value: ir.Value | None, axis: int) -> _Repetition | None:
+    """How the heads on an axis of a tensor of four dimensions were repeated, if they were."""
+    node = producer(value, "Reshape", "Transpose", "RotaryEmbedding")
+    if node is None or value is None or value.shape is None or len(value.shape) != 4:
         return None
-    merge = producer(value, "Reshape")
-    expand = None if merge is None else producer(merge.inputs[0], "Expand", "Tile")
-    raised = None if expand is None else expand.inputs[0]
-    raise_ = producer(raised, "Unsqueeze", "Reshape")
-    source = None if raise_ is None else raise_.inputs[0]
-    if merge is None or raised is None or source is None:
+    if node.op_type == "Reshape":
+        return _repeated(node, axis)
+    if node.op_type == "Transpose":
+        if ints_attribute(node, "perm") != (0, 2, 1, 3) or axis != 1:
+            return None
+        axis = 2
+    found = _repetition(node.inputs[0], axis)
+    return None if found is None else replace(found, steps=(node, *found.steps))
+
+
+def _repeated(merge: ir.Node, axis: int) -> _Repetition | None:
+    """[.., k, 1, ..] -> [.., k, g, ..] -> [.., k * g, ..] with all other axes as they were."""
+    expand = producer(merge.inputs[0], "Expand", "Tile")
+    lifted = None if expand is None else expand.inputs[0]
+    if expand is None or lifted is None or lifted.shape is None or len(lifted.shape) != 5:
         return None
-    repeated = merge.inputs[0]
-    return source if repeated is not None and _repeats(source, raised, repeated, value) else None
+    merged, repeated = merge.outputs[0], expand.outputs[0]
+    heads, groups = static_dim(lifted, axis), static_dim(repeated, axis + 1)
+    if heads is None or groups is None or static_dim(lifted, axis + 1) != 1:
+        return None
+    if (static_dim(repeated, axis), static_dim(merged, axis)) != (heads, heads * groups):
+        return None
+    assert merged.shape is not None
+    shown = [dim for place, dim in enumerate(lifted.shape) if place not in (axis, axis + 1)]
+    kept = [dim for place, dim in enumerate(merged.shape) if place != axis]
+    if shown != kept or ir.SymbolicDim(None) in kept:
+        return None
+    return _Repetition(lifted=lifted, axis=axis, heads=heads)
 
 
-def _repeats(source: ir.Value, raised: ir.Value, repeated: ir.Value, value: ir.Value) -> bool:
-    """[b, k, s, d] -> [b, k, 1, s, d] -> [b, k, g, s, d] -> [b, k * g, s, d]."""
-    shapes = [tensor.shape for tensor in (source, raised, repeated, value)]
-    if [None if shape is None else len(shape) for shape in shapes] != [4, 5, 5, 4]:
-        return False
-    heads, groups = static_dim(source, 1), static_dim(repeated, 2)
-    if heads is None or groups is None or static_dim(raised, 2) != 1:
-        return False
-    one = (static_dim(raised, 1), static_dim(repeated, 1)) == (heads, heads)
-    if not one or static_dim(value, 1) != heads * groups:
-        return False
-    size = static_dim(source, 3)
-    if size is None or {static_dim(tensor, -1) for tensor in (raised, repeated, value)} != {size}:
-        return False
-    # A Reshape may mix batch and length, an Expand may repeat one of them.
-    unmixed = _same(source, 0, raised, 0) or _same(source, 2, raised, 3)
-    return unmixed and _same(source, 0, value, 0) and _same(source, 2, value, 2)
+def _unrepeated(found: _Repetition, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:
+    """The same computation on the heads before they were repeated."""
+    value = _lowered(found, graph, tape)
+    for step in reversed(found.steps):
+        attributes = {name: attribute.value for name, attribute in step.attributes.items()}
+        old, value = value, tape.op(step.op_type, [value, *step.inputs[1:]], attributes)
+        value.type = old.type
+        assert old.shape is not None
+        order = ints_attribute(step, "perm") or range(4)
+        value.shape = ir.Shape([old.shape[axis] for axis in order])
+    return value
 
 
-def _same(left: ir.Value, axis: int, right: ir.Value, other: int) -> bool:
-    """Whether two axes are known to have one size."""
-    assert left.shape is not None
-    assert right.shape is not None
-    size = left.shape[axis]
-    return size == right.shape[other] and size != ir.SymbolicDim(None)
+def _lowered(found: _Repetition, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:
+    """The tensor of four dimensions under the lifted one."""
+    lifted = found.lifted
+    assert lifted.shape is not None
+    dims = [dim for place, dim in enumerate(lifted.shape) if place != found.axis + 1]
+    lift = producer(lifted, "Unsqueeze", "Reshape")
+    source = None if lift is None else lift.inputs[0]
+    if source is not None and source.shape is not None and list(source.shape) == dims:
+        return source
+    axes = initializer(graph, "group_axis", np.array([found.axis + 1], np.int64))
+    lowered = tape.op("Squeeze", [lifted, axes])
+    lowered.type, lowered.shape = lifted.type, ir.Shape(dims)
+    return lowered

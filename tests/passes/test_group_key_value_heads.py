@@ -189,7 +189,7 @@ def test_a_reshape_that_mixes_batch_and_keys_stays(build: Any, apply: Any) -> No
     assert not outcome.modified
 
 
-@pytest.mark.parametrize("name", ["y", "y5", "yw", "yr"])
+@pytest.mark.parametrize("name", ["y5", "yw", "yr"])
 @pytest.mark.parametrize("unknown", ["rank", "sizes"])
 def test_unknown_shapes_stay(build: Any, name: str, unknown: str) -> None:
     model = build(SPELLINGS["Reshape"] + ATTEND)
@@ -198,3 +198,82 @@ def test_unknown_shapes_stay(build: Any, name: str, unknown: str) -> None:
     outcome = GroupKeyValueHeads()(model)
     assert not outcome.modified
     assert outcome.refusals[0].reason == "the heads of V alone are repeated"
+
+
+BEHIND = "".join(
+    f"""{n}t = Transpose<perm = [0, 2, 1, 3]>({n})
+    {n}5 = Unsqueeze({n}t, last)
+    {n}w = Expand({n}5, by_keys)
+    {n}m = Reshape({n}w, merged_by_keys)
+    {n}h = Transpose<perm = [0, 2, 1, 3]>({n}m)
+    """
+    for n in "yv"
+)
+BY_KEYS = """
+    by_keys = Concat<axis = 0>(b, k, two, three, four)
+    merged_by_keys = Concat<axis = 0>(b, k, six, four)
+"""
+
+
+def test_heads_repeated_before_their_transposition_and_rotation(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    inputs = INPUTS + ", float[b, k, 2] cos, float[b, k, 2] sin"
+    body = BY_KEYS + BEHIND.replace("last", "three")
+    body += "yr = RotaryEmbedding<interleaved = 1>(yh, cos, sin)\n"
+    model = build(body + ATTEND.replace("vr", "vh"), inputs)
+    after, outcome = apply(GroupKeyValueHeads(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    node = after.graph[-1]
+    assert [str(value.shape) for value in node.inputs[1:3]] == ["[b,2,k,4]"] * 2
+    assert not {"Expand", "Reshape"} & {other.op_type for other in after.graph}
+    (turned,) = (other for other in after.graph if other.op_type == "RotaryEmbedding")
+    assert turned.attributes["interleaved"].as_int() == 1
+    for case in CASES:
+        batch, _, keys, _ = case["y"].shape
+        angles = np.outer(np.arange(keys) + 3, [1.0, 0.1])[None].repeat(batch, 0)
+        angles = angles.astype(np.float32)
+        tables = {"cos": np.cos(angles), "sin": np.sin(angles)}
+        same_numbers(model, after, case | tables, atol=2e-6, rtol=1e-5)
+    assert not apply(GroupKeyValueHeads(), after)[1].modified
+
+
+def test_heads_cut_out_of_five_dimensions_are_squeezed(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    """Falcon cuts K and V out of [batch, keys, kv heads, g + 2, size]."""
+    inputs = INPUTS + ", float[b, k, 2, 5, 4] packed"
+    body = BY_KEYS + BEHIND.replace("yt = Transpose<perm = [0, 2, 1, 3]>(y)", "").replace(
+        "vt = Transpose<perm = [0, 2, 1, 3]>(v)", ""
+    )
+    for name, start in (("y", "three"), ("v", "four")):
+        cut = f"{name}5 = Slice(packed, {start}, {start}_end, three)"
+        body = body.replace(f"{name}5 = Unsqueeze({name}t, last)", cut)
+    ends = "three_end = Add(three, one)\n four_end = Add(four, one)\n"
+    model = build(ends + body + ATTEND.replace("yr, vr", "yh, vh"), inputs)
+    after, outcome = apply(GroupKeyValueHeads(), model)
+    assert outcome.rewrites == 1
+    kinds = [node.op_type for node in after.graph]
+    assert (kinds.count("Squeeze"), kinds.count("Expand")) == (2, 0)
+    for case in CASES:
+        batch, _, keys, _ = case["y"].shape
+        packed = np.resize(case["full"], (batch, keys, 2, 5, 4)).copy()
+        same_numbers(model, after, case | {"packed": packed}, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("perm", ["[0, 3, 1, 2]", "[0, 1, 2, 3]"])
+def test_another_transposition_stays(build: Any, apply: Any, perm: str) -> None:
+    body = SPELLINGS["Expand"] + "yt = Transpose<perm = [0, 1, 2, 3]>(yr)\n"
+    body += "vt = Transpose<perm = [0, 1, 2, 3]>(vr)\n"
+    body = body.replace("[0, 1, 2, 3]", perm)
+    _, outcome = apply(GroupKeyValueHeads(), build(body + "out = Attention(x, yt, vt, mask)"))
+    assert not outcome.modified
+
+
+def test_other_numbers_of_heads_are_refused(build: Any, apply: Any) -> None:
+    inputs = INPUTS.replace("2, k, 4] v", "3, k, 4] v")
+    body = repeat("y") + repeat("v", spread="Expand({}, pairs)")
+    body = "pairs = Concat<axis = 0>(one, one, two, one, one)\n" + body
+    _, outcome = apply(GroupKeyValueHeads(), build(body + ATTEND, inputs))
+    assert not outcome.modified
+    assert outcome.refusals[0].reason == "Q has 6 heads, K 2 and V 3"
