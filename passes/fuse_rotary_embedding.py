@@ -21,7 +21,15 @@ import onnx_ir as ir
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
-from .constants import insert_before, ints_attribute, replace_value, sole_consumer, static_dim
+from .constants import (
+    insert_before,
+    ints_attribute,
+    producer,
+    replace_value,
+    scalar_of,
+    sole_consumer,
+    static_dim,
+)
 from .rewrite import remove_dead
 from .rotary_match import Rotation, rotation_of, with_rest
 from .rotary_tables import RotaryTables, TableMiss
@@ -96,7 +104,8 @@ def _replace(
     last = rotation.output.producer()
     assert last is not None
     tape = ir.tape.Tape()
-    x, width = rotation.x, static_dim(rotation.x, -1)
+    scale, x = _scale(rotation.x)
+    width = static_dim(x, -1)
     if heads_axis == 2:
         x = _swapped(tape, x)
     attributes = {"interleaved": int(rotation.interleaved)}
@@ -107,6 +116,8 @@ def _replace(
         attributes["num_heads"] = heads
     new = tape.op("RotaryEmbedding", [x, *tables], attributes)
     new.type, new.shape = x.type, x.shape
+    if scale is not None:
+        new = _scaled(tape, scale, new)
     output = rotation.output
     if heads_axis == 2:
         swap = sole_consumer(output, "Transpose")
@@ -117,6 +128,27 @@ def _replace(
     insert_before(last, tape.nodes)
     replace_value(output, new)
     remove_dead(last)
+
+
+def _scale(x: ir.Value) -> tuple[ir.Node | None, ir.Value]:
+    """The scaling of x by a constant, which a rotation does not mind, and what it scales."""
+    node = producer(x, "Mul", "Div")
+    if node is None:
+        return None, x
+    left, right = node.inputs[0], node.inputs[1]
+    if left is not None and scalar_of(right) is not None:
+        return node, left
+    if node.op_type == "Mul" and right is not None and scalar_of(left) is not None:
+        return node, right
+    return None, x
+
+
+def _scaled(tape: ir.tape.Tape, scale: ir.Node, value: ir.Value) -> ir.Value:
+    """The same scaling of another value: the attention behind it takes it for its own."""
+    inputs = [value if scalar_of(item) is None else item for item in scale.inputs]
+    scaled = tape.op(scale.op_type, inputs)
+    scaled.type, scaled.shape = value.type, value.shape
+    return scaled
 
 
 def _swapped(tape: ir.tape.Tape, value: ir.Value) -> ir.Value:

@@ -76,8 +76,6 @@ def packed_of(reshape: ir.Node) -> Packed | None:
     label, parts = found
     if list(source.shape)[:2] != list(output.shape)[:2]:
         raise Miss(f"Reshape {reshape.name!r} turns {source.shape} into {output.shape}")
-    if static_dim(source, -1) != sizes[0] * sizes[1] * sizes[2]:
-        raise Miss(f"the width of {source.name!r} {source.shape} is not {sizes}")
     left = sorted({0, 1, 2, 3, 4} - {label})
     return Packed(
         source=source,
@@ -125,9 +123,8 @@ def _picks(node: ir.Node, value: ir.Value) -> list[tuple[int, ir.Value, int]]:
         return []
     axis = int_attribute(node, "axis", 0)
     entries = [_squeezed(output, axis) for output in node.outputs]
-    whole = static_dim(value, axis) == len(entries)
     picks = [(axis, entry, index) for index, entry in enumerate(entries) if entry is not None]
-    return picks if whole and len(picks) == len(entries) else []
+    return picks if len(picks) == len(entries) else []
 
 
 def _sliced(node: ir.Node, value: ir.Value) -> list[tuple[int, ir.Value, int]]:
@@ -140,8 +137,7 @@ def _sliced(node: ir.Node, value: ir.Value) -> list[tuple[int, ir.Value, int]]:
     squeezed = _squeezed(node.outputs[0], axes[0])
     if size is None or squeezed is None:
         return []
-    start, stop, _ = slice(starts[0], ends[0]).indices(size)
-    return [(axes[0], squeezed, start)] if stop == start + 1 else []
+    return [(axes[0], squeezed, slice(starts[0], ends[0]).indices(size)[0])]
 
 
 def _gathered(node: ir.Node, value: ir.Value) -> list[tuple[int, ir.Value, int]]:

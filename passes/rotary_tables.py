@@ -81,7 +81,7 @@ class RotaryTables:
         node = table.producer()
         if node is None or node.domain:
             raise TableMiss(f"the table {table.name!r} is not computed here")
-        single = _interleaving(node) if self.interleaved else _doubling(node)
+        single = self._interleaved(node) if self.interleaved else _doubling(node)
         if single is not None:
             return single
         if node.op_type in _BINARY:
@@ -94,6 +94,23 @@ class RotaryTables:
                 f"hold {self._meaning}"
             )
         return self._again(node, [self.half(first), *node.inputs[1:]])
+
+    def _interleaved(self, node: ir.Node) -> ir.Value | None:
+        """The columns f of ``Reshape(u, [..., 2 n])`` for u = f [..., n, 1] doubled along 1."""
+        unsqueeze = _interleaving(node)
+        first = None if unsqueeze is None else unsqueeze.inputs[0]
+        if unsqueeze is None or first is None:
+            return None
+        stretched = unsqueeze.outputs[0]
+        assert stretched.shape is not None
+        rank = len(stretched.shape)
+        others = sorted(axis % rank for axis in ints_of(unsqueeze.inputs[1]) or ())[:-1]
+        if not others:
+            return first
+        axes = initializer(self.graph, "rotary_axis", np.array(others, np.int64))
+        new = self._after(unsqueeze, "Unsqueeze", [first, axes], ())
+        new.type, new.shape = first.type, ir.Shape(stretched.shape[:-1])
+        return new
 
     def _half_constant(self, table: ir.Value, array: Array) -> ir.Value:
         width = array.shape[-1] if array.ndim else 0
@@ -187,20 +204,21 @@ def _doubling(node: ir.Node) -> ir.Value | None:
     return None
 
 
-def _interleaving(node: ir.Node) -> ir.Value | None:
-    """The columns f of ``Reshape(u, [..., 2 n])`` for u = f [..., n, 1] doubled along the last."""
+def _interleaving(node: ir.Node) -> ir.Node | None:
+    """The Unsqueeze to [..., n, 1] whose last axis is doubled and then merged by a Reshape."""
     twice = producer(node.inputs[0], "Expand", "Concat", "Tile") if is_flattening(node) else None
-    if twice is None or twice.inputs[0] is None or static_dim(twice.outputs[0], -1) != 2:
+    if twice is None or twice.inputs[0] is None or twice.outputs[0].shape is None:
         return None
     if twice.op_type == "Concat" and [*twice.inputs] != [twice.inputs[0]] * 2:
         return None
-    stretched, output = twice.inputs[0], twice.outputs[0]
+    stretched = twice.inputs[0]
     unsqueeze = producer(stretched, "Unsqueeze")
-    if unsqueeze is None or stretched.shape is None or output.shape is None:
+    if unsqueeze is None or stretched.shape is None:
         return None
-    axes = [axis % len(stretched.shape) for axis in ints_of(unsqueeze.inputs[1]) or ()]
-    grown = [*stretched.shape[:-1], 2] == list(output.shape)
-    return unsqueeze.inputs[0] if grown and axes == [len(stretched.shape) - 1] else None
+    last = len(stretched.shape) - 1
+    grown = [*stretched.shape[:-1], 2] == list(twice.outputs[0].shape)
+    axes = [axis % (last + 1) for axis in ints_of(unsqueeze.inputs[1]) or ()]
+    return unsqueeze if grown and last in axes else None
 
 
 def is_flattening(node: ir.Node) -> bool:

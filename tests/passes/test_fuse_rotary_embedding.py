@@ -403,6 +403,22 @@ def test_a_rest_that_comes_first_stays_outside(build: Any, apply: Any, same_numb
     compare(model, after, same_numbers, feeds((3, 2, 5, 14)))
 
 
+@pytest.mark.parametrize("scaled", ["Mul(q, scaling)", "Div(q, scaling)", "Mul(scaling, q)"])
+def test_a_scale_before_the_rotation_follows_it(
+    build: Any, apply: Any, same_numbers: Any, scaled: str
+) -> None:
+    model = build(f"q = Neg(x)\n w = {scaled}\n" + BODIES["slices"].replace("(x,", "(w,"))
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert outcome.rewrites == 1
+    operators = [node.op_type for node in after.graph if node.op_type in ("Neg", "RotaryEmbedding")]
+    assert operators == ["Neg", "RotaryEmbedding"]
+    assert after.graph[-1].op_type == scaled[:3]
+    assert rotary(after)[0].inputs[0].name == "q"  # type: ignore[union-attr]
+    compare(model, after, same_numbers, feeds((3, 2, 5, 8)))
+    _, second = apply(FuseRotaryEmbedding(), after)
+    assert not second.modified
+
+
 def test_half_precision_is_rotated_in_float32_as_written(
     build: Any, apply: Any, same_numbers: Any
 ) -> None:
@@ -552,6 +568,32 @@ def test_neighbours_that_are_rotated(build: Any, apply: Any, same_numbers: Any, 
     assert node.attributes["interleaved"].as_int() == 1
     assert not {"Reshape", "Concat", "Slice"} & {item.op_type for item in after.graph}
     compare(model, after, same_numbers, feeds((3, 2, 5, 8)), feeds((1, 2, 1, 8)))
+
+
+def test_axes_of_tables_that_were_added_at_once(build: Any, apply: Any, same_numbers: Any) -> None:
+    tables = (
+        TABLES.partition("doubled")[0]
+        + """
+        c = Cos(angles)
+        s = Sin(angles)
+        cu = Unsqueeze(c, heads_and_last)
+        su = Unsqueeze(s, heads_and_last)
+        ct = Tile(cu, twice)
+        st = Tile(su, twice)
+        cos = Reshape(ct, wide)
+        sin = Reshape(st, wide)
+    """
+    )
+    changed = {
+        "heads_and_last": np.array([2, 4]),
+        "twice": np.array([1, 1, 1, 1, 2]),
+        "wide": np.array([0, 0, 0, 8]),
+    }
+    model = build(PAIRS, tables=tables, x="b, s, 2, 8", **(PAIR_CONSTANTS | changed))
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    assert [value.producer().op_type for value in rotary(after)[0].inputs[1:]] == ["Cos", "Sin"]
+    compare(model, after, same_numbers, feeds((3, 5, 2, 8), bshd=True))
 
 
 def test_neighbours_by_constant_tables(build: Any, apply: Any, same_numbers: Any) -> None:

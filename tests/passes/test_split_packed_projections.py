@@ -88,6 +88,7 @@ OUTPUTS = ", ".join(f"float[b, {HEADS}, s, {SIZE}] {name}" for name in "qkv")
 def build(parse: Any, rng: np.random.Generator) -> Any:
     def make(
         body: str, *, product: str = PRODUCT, inputs: str = "", outputs: str = OUTPUTS,
+        batch: str = "b",
         **changed: Any,
     ) -> ir.Model:  # fmt: skip
         constants = {
@@ -107,7 +108,8 @@ def build(parse: Any, rng: np.random.Generator) -> Any:
             **{f"i{i}": np.array(i) for i in range(3)},
         } | changed
         model: ir.Model = parse(
-            f"packed (float[b, s, 4] x{inputs}) => ({outputs}) {{ {product} {body} }}", **constants
+            f"packed (float[{batch}, s, 4] x{inputs}) => ({outputs}) {{ {product} {body} }}",
+            **constants,
         )
         InferShapes()(model)
         return model
@@ -248,16 +250,29 @@ def test_rows_that_move_are_refused(build: Any, apply: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "batch"),
     [
-        f"r = Reshape(p, split)\n q = {SPLIT_HEADS}(r)",  # heads
-        "r = Reshape(p, split)\n q = Slice(r, n0, n3, n3, n1)",  # a part of a head
-        "r = Reshape(p, split)\n q, k = Split<axis = -1>(r, parts)",  # two parts: a rotation
-        "r = Reshape(p, parts_first)\n q = Gather<axis = 0>(r, i0)",  # one row of the batch
-        "r = Reshape(p, parts_first)\n q = Neg(r)",
+        (f"r = Reshape(p, split)\n q = {SPLIT_HEADS}(r)", "b"),  # heads
+        ("r = Reshape(p, split)\n q = Slice(r, n0, n3, n3, n1)", "b"),  # a part of a head
+        ("r = Reshape(p, split)\n q, k = Split<axis = -1>(r, parts)", "b"),  # two parts: a rotation
+        ("r = Reshape(p, parts_first)\n q = Gather<axis = 0>(r, i0)", "3"),  # one row of the batch
+        ("r = Reshape(p, parts_first)\n q = Neg(r)", "b"),
+        # An axis of one goes, but another one than was sliced.
+        ("r = Reshape(p, parts_first)\n q5 = Slice(r, n0, n1, n2)\n q = Squeeze(q5, n0)", "1"),
+        (
+            "r = Reshape(p, parts_first)\n q5, k = Split<axis = 2>(r, uneven)\nq = Squeeze(q5, n2)",
+            "b",
+        ),
     ],
 )
-def test_other_reshapes_are_not_candidates(build: Any, apply: Any, body: str) -> None:
-    model = build(body, outputs="float q", split=np.array([0, 0, 3, 10]), parts=np.array([5, 5]))
+def test_other_reshapes_are_not_candidates(build: Any, apply: Any, body: str, batch: str) -> None:
+    model = build(
+        body,
+        outputs="float q",
+        split=np.array([0, 0, 3, 10]),
+        parts=np.array([5, 5]),
+        uneven=np.array([1, 2]),
+        batch=batch,
+    )
     _, outcome = apply(SplitPackedProjections(), model)
     assert (outcome.modified, outcome.refusals) == (False, ())
