@@ -78,6 +78,7 @@ def build(
     threads: int = 0,
     verify: Literal["each", "final", "off"] = "final",
     require: Sequence[str] = (),
+    costs: str | Path | None = None,
     force: bool = False,
 ) -> Bundle:
     """Build a verified bundle, or return the one that is there when nothing has changed.
@@ -96,6 +97,7 @@ def build(
         threads: CPU threads; 0 for all physical cores allowed to this process.
         verify: when passes are held to the model's numbers: after each, once at the end, never.
         require: blocks that must be fused, for example ``("attention=all",)``.
+        costs: table of ``fuselage tune``; None takes the one that ships.
         force: build even when an equal bundle is there.
 
     Raises:
@@ -119,6 +121,7 @@ def build(
         threads=threads,
         verify=verify,
         require=_names(require),
+        costs=None if costs is None else Path(costs),
     )
     return run_build(request, force=force).bundle
 

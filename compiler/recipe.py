@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..calibration.data import CalibrationSet
 from ..engines import host
 from ..engines.bundle import Bundle
-from ..errors import BundleError
+from ..errors import BuildError, BundleError
 from .source import ModelSource
 
 _PACKAGES = (
@@ -44,6 +44,7 @@ class Request:
         threads: CPU threads; 0 for all physical cores.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
         require: blocks that must be fused, such as ``attention=all``.
+        costs: table of ``fuselage tune``; None takes the one that ships.
     """
 
     model: str
@@ -59,6 +60,7 @@ class Request:
     threads: int = 0
     verify: str = "final"
     require: tuple[str, ...] = ()
+    costs: Path | None = None
 
 
 def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -> Recipe:
@@ -73,11 +75,19 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "shapes": request.shapes,
         "verify": request.verify,
         "compute_capabilities": list(request.compute_capabilities),
+        "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
         "versions": host.package_versions(packages),
         "code": code_digest(),
         "cpu": list(host.cpu().flags) if "ort-cpu" in targets else [],
     }
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BuildError(f"{path}: {error.strerror}; expected a table of fuselage tune") from error
 
 
 @cache

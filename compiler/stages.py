@@ -18,6 +18,7 @@ from ..errors import BuildError
 from ..graph.model import Graph
 from ..graph.tensors import ShapeProfile
 from ..passes.base import Pass
+from ..passes.costs import CostTable
 from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
 from .export import Exported, export
@@ -189,7 +190,13 @@ class Build:
             assert quantized is not None
             graph, plan = quantized.graph, quantized.plan
         with self.journal.stage(f"build {target} {precision}"):
-            passes = lowering(target, precision, uint8_activations=has_vnni())
+            costs = self.request.costs
+            passes = lowering(
+                target,
+                precision,
+                uint8_activations=has_vnni(),
+                costs=None if costs is None else CostTable.load(costs),
+            )
             unquantized = None if plan is None else canonical
             graph = self._run(passes, graph, canonical=True, unquantized=unquantized)
             config = BuildConfig(

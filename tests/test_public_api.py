@@ -70,7 +70,7 @@ def test_the_version_is_that_of_the_package() -> None:
 SIGNATURES = {
     "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
     "weights='pretrained', revision=None, shapes=None, compute_capabilities=(), threads=0, "
-    "verify='final', require=(), force=False)",
+    "verify='final', require=(), costs=None, force=False)",
     "load": "(path, *, target=None, threads=0, trust=False)",
     "pipeline": "(path, *, target=None, threads=0, trust=False)",
 }

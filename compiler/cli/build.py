@@ -12,7 +12,7 @@ import typer
 from ..pipeline import Outcome, run_build
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
-from .options import Json, Quiet, Require, Targets, Texts, Threads, Verify
+from .options import Costs, Json, Quiet, Require, Targets, Texts, Threads, Verify
 
 
 def build(
@@ -34,6 +34,7 @@ def build(
     ] = None,
     verify: Verify = "final",
     requirements: Require = None,
+    costs: Costs = None,
     threads: Threads = 0,
     force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
     quiet: Quiet = False,
@@ -58,6 +59,7 @@ def build(
         threads=threads,
         verify=verify,
         require=tuple(requirements or ()),
+        costs=costs,
     )
     watch = Watch(quiet=quiet)
     try:

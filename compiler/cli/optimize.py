@@ -10,7 +10,7 @@ import typer
 from ...errors import BuildError
 from ..packages import REWRITING, require
 from .console import Watch, print_fusion, print_json, say
-from .options import Json, Quiet, Require, Threads, Verify
+from .options import Costs, Json, Quiet, Require, Threads, Verify
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
@@ -26,6 +26,7 @@ def optimize(
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
     verify: Verify = "final",
     requirements: Require = None,
+    costs: Costs = None,
     threads: Threads = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -43,7 +44,7 @@ def optimize(
     from ..verified import parse_verify, run_passes
 
     wanted, policy = parse_requirements(requirements), parse_verify(verify)
-    lower = lowering_of(target, precision)
+    lower = lowering_of(target, precision, costs)
     watch = Watch(quiet=quiet)
     watch.started("optimize")
     try:
@@ -78,13 +79,17 @@ def optimize(
         )
 
 
-def lowering_of(target: str, precision: str) -> tuple[Pass, ...]:
+def lowering_of(
+    target: str, precision: str, costs: Path | None = None
+) -> tuple[Pass, ...]:
     """The passes behind the canonical ones; none for the target ``canonical``.
 
     Raises:
         BuildError: when there is no such target, or it cannot do the precision.
+        PassError: when the file is no cost table.
     """
     from ...engines.targets import TARGETS
+    from ...passes.costs import CostTable
     from ...passes.presets import lowering
     from ..precision import assign
 
@@ -94,7 +99,8 @@ def lowering_of(target: str, precision: str) -> tuple[Pass, ...]:
         raise BuildError("precision 'int8' needs the model's tokenizer: use fuselage build")
     if target == "canonical":
         return ()
-    return lowering(target, assign((target,), precision).precisions[target])
+    table = None if costs is None else CostTable.load(costs)
+    return lowering(target, assign((target,), precision).precisions[target], costs=table)
 
 
 def _rolled_back(graph: Graph) -> list[dict[str, str]]:

@@ -18,6 +18,10 @@ Targets = Annotated[
 Texts = Annotated[
     list[Path] | None, typer.Option("--text", help="Calibration text, one a line. Repeatable.")
 ]
+Costs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Cost table of fuselage tune. Default: the shipped one."),
+]
 Verify = Annotated[
     str,
     typer.Option(

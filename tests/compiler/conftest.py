@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fuselage.compiler.cli import run
 from fuselage.compiler.quiet import quiet_transformers
 from fuselage.compiler.random_tokenizer import random_tokenizer_json
 
@@ -147,3 +148,20 @@ def sentence_files() -> Callable[..., None]:
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(content))
 
     return add
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; (exit code, stdout, stderr on one line)."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call

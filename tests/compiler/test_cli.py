@@ -22,21 +22,6 @@ from fuselage.compiler.pipeline import _verdict_text
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process; (exit code, stdout, stderr on one line)."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, " ".join(captured.err.split())
-
-    return call
-
-
 def graph_text(opset: int = 23) -> str:
     return f"""<ir_version: 10, opset_import: ["": {opset}]>
         small (float[batch, 4] x) => (float[batch, 4] y)
