@@ -26,6 +26,7 @@ class Core:
         key_order: the permutation that makes it [batch, kv_heads, keys, head_dim].
         value: [batch, kv_heads, keys, head_dim].
         scale: multiplies Q K^T.
+        row_scales: operators Mul and Div, with what they scale rows of Q by.
         terms: what is added afterwards, in the order of the graph.
         softcap: c of c * tanh(scores / c), 0 without.
     """
@@ -35,6 +36,7 @@ class Core:
     key_order: Order
     value: ir.Value
     scale: float
+    row_scales: tuple[tuple[str, ir.Value], ...] = ()
     terms: tuple[Term, ...] = ()
     softcap: float = 0.0
 
@@ -103,7 +105,9 @@ def _check_shapes(core: Core) -> None:
     if rank == 4:
         _check_heads(core)
     for term in core.terms:
-        _check_term(term.value, core.query, rank)
+        _check_term(term.value, core.query, rank, len(term.value.shape or ()) - 2)
+    for _, scale in core.row_scales:
+        _check_term(scale, core.query, rank, len(scale.shape or ()) - 1)
 
 
 def _check_heads(core: Core) -> None:
@@ -121,11 +125,11 @@ def _check_batch(query: ir.Value, other: ir.Value, axis: int) -> None:
         raise Miss(f"Q has shape {query.shape}, but K or V has {other.shape}")
 
 
-def _check_term(term: ir.Value, query: ir.Value, rank: int) -> None:
+def _check_term(term: ir.Value, query: ir.Value, rank: int, axes: int) -> None:
     """A mask is broadcast to the batch and heads of the scores, never the scores to the mask's."""
     if term.shape is None or len(term.shape) > rank:
         raise Miss(f"the mask has shape {term.shape}, expected at most {rank} dimensions")
-    for axis in range(len(term.shape) - 2):
+    for axis in range(axes):
         size = static_dim(query, axis + rank - len(term.shape))
         if size == 1 and static_dim(term, axis) != 1:
             raise Miss(f"the mask of shape {term.shape} is larger than Q of shape {query.shape}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from .constants import ints_attribute, producer, scalar_of
+from .constants import ints_attribute, producer, scalar_of, static_dim
 
 _DEPTH = 12
 """Additions and scalings between the product and the softmax; six is the most seen."""
@@ -60,6 +60,7 @@ class Scores:
         key: K with its axes in any order.
         key_order: the permutation that makes it [batch, kv_heads, keys, head_dim].
         scale: multiplies Q K^T.
+        row_scales: operators Mul and Div, with what they scale rows of scores by, so rows of Q.
         terms: what is added afterwards, in the order of the graph.
         softcap: c of c * tanh(scores / c), 0 without.
     """
@@ -68,6 +69,7 @@ class Scores:
     key: ir.Value
     key_order: Order
     scale: float
+    row_scales: tuple[tuple[str, ir.Value], ...] = ()
     terms: tuple[Term, ...] = ()
     softcap: float = 0.0
 
@@ -142,7 +144,7 @@ def _read(value: ir.Value, depth: int) -> Scores:
 def _read_scaled(node: ir.Node, depth: int) -> Scores:
     inner, factor = _strip_scale(node.outputs[0])
     if inner is node.outputs[0]:
-        raise Miss(f"{node.op_type} {node.name!r} scales the scores by more than one number")
+        return _read_row_scaled(node, depth)
     capped = _softcap(inner, factor)
     if capped is None:
         return _read(inner, depth).scaled(factor)
@@ -150,6 +152,23 @@ def _read_scaled(node: ir.Node, depth: int) -> Scores:
     if scores.terms or scores.softcap:
         raise Miss(f"the scores are capped after they were masked, at {node.name!r}")
     return replace(scores, softcap=factor)
+
+
+def _read_row_scaled(node: ir.Node, depth: int) -> Scores:
+    """Rows of scores times a number each: a temperature for every head."""
+    left, right = required(node.inputs[0]), required(node.inputs[1])
+    if node.op_type == "Mul" and _is_column(left):
+        left, right = right, left
+    if not _is_column(right):
+        raise Miss(f"{node.op_type} {node.name!r} scales the scores by more than one number a row")
+    scores = _read(left, depth)
+    if scores.terms or scores.softcap:
+        raise Miss(f"rows are scaled after they were masked or capped, at {node.name!r}")
+    return replace(scores, row_scales=(*scores.row_scales, (node.op_type, right)))
+
+
+def _is_column(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) > 1 and static_dim(value, -1) == 1
 
 
 def _softcap(value: ir.Value, factor: float) -> ir.Value | None:

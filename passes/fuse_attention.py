@@ -58,8 +58,9 @@ class FuseAttention(Pass):
 
 def _replace(node: ir.Node, core: Core) -> None:
     tape = ir.tape.Tape()
-    query, value, dtype = core.query, core.value, node.outputs[0].dtype
-    inputs = [_cast(tensor, dtype, tape) for tensor in (query, _key(core, tape), value)]
+    dtype = node.outputs[0].dtype
+    parts = (_query(core, tape), _key(core, tape), core.value)
+    inputs = [_cast(tensor, dtype, tape) for tensor in parts]
     mask = _mask(node, core, tape)
     if mask is not None:
         inputs.append(mask)
@@ -72,6 +73,15 @@ def _replace(node: ir.Node, core: Core) -> None:
     insert_before(node, tape.nodes)
     replace_value(node.outputs[0], fused)
     remove_dead(node)
+
+
+def _query(core: Core, tape: ir.tape.Tape) -> ir.Value:
+    query = core.query
+    for op_type, factor in core.row_scales:
+        scaled = tape.op(op_type, [query, _cast(factor, query.dtype, tape)])
+        scaled.type, scaled.shape = query.type, query.shape
+        query = scaled
+    return query
 
 
 def _key(core: Core, tape: ir.tape.Tape) -> ir.Value:

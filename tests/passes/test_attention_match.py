@@ -28,6 +28,7 @@ CONSTANTS = {
     "seven": np.float32(7),
 }
 INPUTS = """float[b, 2, q, 16] x, float[b, 2, k, 16] y, float[b, 2, k, 16] v,
+    float[2, 1, 1] temperature, float[b, 1, q, 1] warmth,
     float[1, 2, q, k] bias, float[b, 1, 1, k] mask, bool[b, 1, 1, k] shown, bool[b, 1, 1, k] hidden,
     bool[1, 1, q, k] future, bool[q, 1] rows"""
 PRODUCT = """
@@ -72,6 +73,8 @@ def feeds(batch: int, queries: int, keys: int) -> dict[str, Any]:
         "shown": shown,
         "hidden": np.logical_not(shown),
         "future": np.triu(np.ones((1, 1, queries, keys), bool), 1),
+        "temperature": np.array([0.5, 1.5], np.float32).reshape(2, 1, 1),
+        "warmth": 2 + random.random((batch, 1, queries, 1)).astype(np.float32),
         "rows": np.arange(queries)[:, None] % 3 == 2,
     }
 
@@ -99,6 +102,10 @@ TERMS = {
     "whole rows are filled": "scores = Where(rows, lowest, raw)",
     "a floor": "masked = Add(raw, mask)\n scores = Max(masked, lowest)",
     "a floor on the left": "biased = Add(raw, bias)\n scores = Max(lowest, biased)",
+    "a temperature a head": "scores = Mul(raw, temperature)",
+    "a temperature a head on the left, then a mask": "hot = Mul(temperature, raw)\n"
+    "scores = Add(hot, mask)",
+    "a division by a number a row": "cold = Div(raw, warmth)\n scores = Mul(cold, temperature)",
     "a cap": "small = Div(raw, cap)\n tame = Tanh(small)\n scores = Mul(tame, cap)",
     "a cap, then a mask": "small = Mul(raw, uncap)\n tame = Tanh(small)\n capped = Mul(cap, tame)\n"
     "scores = Add(capped, mask)",
@@ -205,7 +212,15 @@ REFUSED = {
     ),
     "a scale a key": (
         "scores = Mul(raw, mask)",
-        "Mul 'n_scores' scales the scores by more than one number",
+        "Mul 'n_scores' scales the scores by more than one number a row",
+    ),
+    "a division by numbers": (
+        "scores = Div(temperature, raw)",
+        "Div 'n_scores' scales the scores by more than one number a row",
+    ),
+    "a scale a head after a mask": (
+        "masked = Add(raw, mask)\n scores = Mul(masked, temperature)",
+        "rows are scaled after they were masked or capped, at 'n_scores'",
     ),
     "an operator of another domain": (
         "scores = com.microsoft.Add(raw, mask)",
@@ -241,6 +256,7 @@ def test_the_guard_of_empty_rows_goes_when_it_gives_zero(
     same_numbers(model, after, *CASES, atol=5e-6, rtol=1e-5)
 
 
+NARROW = ("x", "y", "v", "bias", "temperature", "warmth")
 HALF = INPUTS.replace("float[", "float16[").replace("float16[b, 1, 1, k]", "float[b, 1, 1, k]")
 IN_FLOAT32 = {
     "the softmax": """yt = Transpose<perm = [0, 1, 3, 2]>(y)
@@ -271,7 +287,7 @@ def test_scores_in_float32_inside_a_float16_graph(
     assert node.outputs[0].dtype == ir.DataType.FLOAT16
     for case in (feeds(3, 7, 5), feeds(1, 1, 3)):
         half = {
-            name: array.astype(np.float16) if name in ("x", "y", "v", "bias") else array
+            name: array.astype(np.float16) if name in NARROW else array
             for name, array in case.items()
         }
         got, wanted = run(after, half)["out"], run(model, half)["out"]
@@ -313,7 +329,7 @@ def test_a_wide_mask_stays_finite_in_float16(parse: Any, apply: Any, run: Any) -
     after, outcome = apply(FuseAttention(), model)
     assert outcome.rewrites == 1
     case = feeds(2, 3, 5)
-    half = {name: case[name].astype(np.float16) for name in ("x", "y", "v", "bias")}
+    half = {name: case[name].astype(np.float16) for name in NARROW}
     others = {name: case[name] for name in ("shown", "hidden", "future", "rows")}
     mask = np.full((2, 1, 1, 5), -1e9, np.float32)
     mask[0, ..., :2] = 0

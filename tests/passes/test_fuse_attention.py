@@ -194,10 +194,6 @@ REFUSED = {
         "shifted = Add(raw, other)\n p = Softmax(shifted)\n y = MatMul(p, v)",
         "cannot tell scores from mask at Add 'n_shifted'",
     ),
-    "a scale a head": (
-        swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Mul(raw, table)"),
-        "Mul 'n_scores' scales the scores by more than one number",
-    ),
     "a negative scale": (
         swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Mul(raw, negative)"),
         "the scale is -0.25, expected a positive one",
@@ -208,7 +204,7 @@ REFUSED = {
     ),
     "a division by zero": (
         swapped(SPELLINGS["no mask"], "Mul(raw, scale)", "Div(raw, none)"),
-        "Div 'n_scores' scales the scores by more than one number",
+        "Div 'n_scores' scales the scores by more than one number a row",
     ),
     "a guard that gives something else": (
         MASK + swapped(SDPA, "Where(nan, none, p)", "Where(nan, half, p)"),
