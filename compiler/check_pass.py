@@ -124,6 +124,7 @@ class NumberCheck:
             self._expected = reference_answers(graph, self._threads)
         except CalibrationError as error:
             self.not_checked = f"after pass {step.spec}: {error}"
+            self._opens = opening_error(graph, self._threads) is None
 
     def _difference(self, got: _Outputs, tolerance: float, *, hidden: bool = False) -> str | None:
         for answer, outputs in zip(self._expected, got, strict=True):

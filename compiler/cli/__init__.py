@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...errors import FuselageError
+from .bisect import bisect
 from .build import build
 from .console import results, say_error
 from .doctor import doctor
@@ -45,6 +46,7 @@ app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("explain")(explain)
 app.command("lint")(lint)
+app.command("bisect")(bisect)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 app.command("tune")(tune)
