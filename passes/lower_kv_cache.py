@@ -8,7 +8,8 @@
 
 Row b keeps ``write_indices[b]`` tokens from earlier calls and appends s. Padding is at the end of
 a chunk: what it writes lies beyond the row's length and is overwritten by the next call. So the
-padding mask is an input no more. docs/decoders.md has the whole contract.
+padding mask is an input no more. A sliding window becomes a mask over the slot instead of lengths.
+docs/decoders.md has the whole contract.
 
 Source: https://onnx.ai/onnx/operators/onnx__TensorScatter.html,
 https://onnx.ai/onnx/operators/onnx__Attention.html (opset 24, causal over nonpad_kv_seqlen)
@@ -16,7 +17,7 @@ https://onnx.ai/onnx/operators/onnx__Attention.html (opset 24, causal over nonpa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,9 +27,10 @@ import onnx_ir as ir
 from ..errors import PassError
 from ..graph.history import Refusal
 from .base import Pass, PassResult, result
-from .cache_mask import objection_to_masks
+from .cache_mask import windows_of
 from .cache_positions import replace_positions
 from .cache_samples import DecoderInputs
+from .cache_sizes import ask_tokens_for_sizes
 from .constants import initializer, insert_before, int_attribute, producer, replace_value
 from .kv_cache import CachedAttention, find_cached_attention
 from .rewrite import remove_dead
@@ -81,25 +83,20 @@ class LowerKvCache(Pass):
             return result(model, 0, tuple(Refusal(self.name, "", text) for text in refusals))
         caches = [value for match in found for value in match.past]
         inputs = DecoderInputs.of(model.graph, caches)
-        self._check(model, found, misses, inputs)
-        _Lowering(model, inputs, self.length).run(found)
+        self._check(model, found, misses)
+        masks = [match.mask for match in found if match.mask is not None]
+        windows = windows_of(model, inputs, masks, self.length)
+        _Lowering(model, inputs, self.length).run(found, windows)
         return result(model, len(found))
 
     def _check(
-        self,
-        model: ir.Model,
-        found: tuple[CachedAttention, ...],
-        misses: list[str],
-        inputs: DecoderInputs,
+        self, model: ir.Model, found: tuple[CachedAttention, ...], misses: list[str]
     ) -> None:
         if self.length < _SHORTEST:
             raise PassError(f"expected a length of at least {_SHORTEST}, got {self.length}")
         if any(value.name == WRITE_INDICES for value in model.graph.inputs):
             raise PassError(f"the graph has an input {WRITE_INDICES!r} already")
-        masks = [match.mask for match in found if match.mask is not None]
-        reason = objection_to_masks(model, inputs, masks, self.length)
-        reasons = [*misses, *([reason] if reason else []), *_other_readers(found)]
-        if reasons:
+        if reasons := [*misses, *_other_readers(found)]:
             raise PassError("; ".join(reasons))
 
 
@@ -140,16 +137,26 @@ class _Lowering:
         assert shape is not None
         self._batch, self._sequence = shape[0], shape[1]
         self._shared = ir.tape.Tape()
+        self._windows: dict[int, ir.Value] = {}
 
-    def run(self, found: tuple[CachedAttention, ...]) -> None:
-        """Rewrite attentions, positions and the interface."""
+    def run(
+        self, found: tuple[CachedAttention, ...], windows: Mapping[ir.Value, int | None]
+    ) -> None:
+        """Rewrite attentions, positions and the interface.
+
+        Args:
+            found: every attention with a cache.
+            windows: of each mask, how many keys a query sees; None for all earlier ones.
+        """
         write = self._input()
         lengths = self._lengths(write)
-        for match in found:
-            self._replace(match, write, lengths)
-        remove_dead(*reversed(tuple(self._graph)))  # masks go, and with them what counts keys
-        self._ask_tokens_for_sizes()
         positions = self._positions(write)
+        for match in found:
+            window = None if match.mask is None else windows[match.mask]
+            shown = None if window is None else self._window(window, positions)
+            self._replace(match, write, lengths, shown)
+        remove_dead(*reversed(tuple(self._graph)))  # masks go, and with them what counts keys
+        ask_tokens_for_sizes(self._graph, self._inputs)
         replace_positions(self._model, self._inputs, self._shared, positions, self._length)
         insert_before(self._graph[0], self._shared.nodes)
         remove_dead(*reversed(tuple(self._graph)))
@@ -190,7 +197,26 @@ class _Lowering:
         positions.shape = ir.Shape([self._batch, self._sequence])
         return positions
 
-    def _replace(self, match: CachedAttention, write: ir.Value, lengths: ir.Value) -> None:
+    def _window(self, size: int, positions: ir.Value) -> ir.Value:
+        """Bool [batch, 1, sequence, length]: the last ``size`` places up to that of the query."""
+        if size in self._windows:
+            return self._windows[size]
+        op, graph = self._shared.op, self._graph
+        places = initializer(graph, "window.places", np.arange(self._length))
+        axes = initializer(graph, "window.axes", np.array([1, 3], np.int64))
+        width = initializer(graph, "window.size", np.array(size, np.int64))
+        query = op("Unsqueeze", [positions, axes])
+        earlier = op("LessOrEqual", [places, query])
+        near = op("Greater", [places, op("Sub", [query, width])])
+        shown = op("And", [earlier, near])
+        shown.type = ir.TensorType(ir.DataType.BOOL)
+        shown.shape = ir.Shape([self._batch, 1, self._sequence, self._length])
+        self._windows[size] = shown
+        return shown
+
+    def _replace(
+        self, match: CachedAttention, write: ir.Value, lengths: ir.Value, shown: ir.Value | None
+    ) -> None:
         tape = ir.tape.Tape()
         heads = int_attribute(match.node, "q_num_heads", 0)
         query, *new = match.query, match.key, match.value
@@ -202,10 +228,11 @@ class _Lowering:
             written = tape.op("TensorScatter", [past, value, write], {"axis": -2, "mode": "linear"})
             written.type, written.shape = present.type or past.type, self._static(past)
             presents.append(written)
-        attributes = {"is_causal": 1}
+        attributes = {"is_causal": 0 if shown is not None else 1}
         if "scale" in match.node.attributes:
             attributes["scale"] = match.node.attributes["scale"].value
-        read = [query, *presents, None, None, None, lengths]
+        by_length = [None, None, None, lengths]
+        read = [query, *presents, *(by_length if shown is None else [shown])]
         answer = tape.op("Attention", read, attributes, name=match.node.name)
         answer.type = match.node.outputs[0].type
         if heads:
@@ -230,38 +257,6 @@ class _Lowering:
         merged = tape.op("Reshape", [swapped, to])
         merged.type = answer.type
         return merged
-
-    def _ask_tokens_for_sizes(self) -> None:
-        """Sizes come from the tokens, as padding goes, caches are static and layers come later."""
-        tokens = self._inputs.tokens
-        for node in tuple(self._graph):
-            asked = node.inputs[0] if node.op_type == "Shape" else None
-            if asked is None or asked is tokens or asked.shape is None:
-                continue
-            start = int_attribute(node, "start", 0)
-            end = int_attribute(node, "end", len(asked.shape))
-            if (start, end) == (0, 1) and asked in (*self._inputs.padding, *self._inputs.caches):
-                node.replace_input_with(0, tokens)
-            elif start == 0 and (sizes := self._beyond_tokens(asked.shape[:end])) is not None:
-                self._replace_shape(node, sizes)
-
-    def _beyond_tokens(self, dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
-        """Static sizes after [batch, sequence], or None for another shape."""
-        named = self._batch, self._sequence
-        if tuple(dims[:2]) != named or any(isinstance(dim, int) or not dim.value for dim in named):
-            return None
-        rest = [dim for dim in dims[2:] if isinstance(dim, int)]
-        return rest if len(rest) == len(dims) - 2 else None
-
-    def _replace_shape(self, node: ir.Node, sizes: list[int]) -> None:
-        tape = ir.tape.Tape()
-        shape = tape.op("Shape", [self._inputs.tokens])
-        if sizes:
-            rest = initializer(self._graph, "static_sizes", np.array(sizes, np.int64))
-            shape.type = ir.TensorType(ir.DataType.INT64)
-            shape = tape.op("Concat", [shape, rest], {"axis": 0})
-        insert_before(node, tape.nodes)
-        replace_value(node.outputs[0], shape)
 
     def _drop_padding(self) -> None:
         for value in self._inputs.padding:

@@ -23,6 +23,12 @@ WINDOW = """
     first = Sub(row, window)
     near = Greater(keys, first)
     keep = And(causal, near)"""
+CHUNKS = """
+    causal = LessOrEqual(keys, row)
+    of_key = Div(keys, window)
+    of_row = Div(row, window)
+    chunk = Equal(of_key, of_row)
+    keep = And(causal, chunk)"""
 
 ROTARY = """
     angles = Cast<to = 1>(position)
@@ -48,6 +54,7 @@ def decoder(
     positions: str = ROTARY,
     concat: bool = False,
     flat: bool = False,
+    window: int = 6,
 ) -> tuple[str, dict[str, Any]]:
     """Text and constants of a decoder with grouped queries.
 
@@ -58,6 +65,7 @@ def decoder(
         concat: whether the cache is concatenated in front of an Attention that knows no cache;
             keys then have as many heads as queries.
         flat: whether Attention splits the heads.
+        window: keys that WINDOW shows, and the size of a chunk in CHUNKS.
     """
     pads = "int64[batch, total] attention_mask, " if "attention_mask" in mask else ""
     heads = HEADS if concat else KV_HEADS
@@ -89,7 +97,7 @@ def decoder(
     normed = RMSNormalization<axis = -1>(x_{layers}, gamma)
     logits = MatMul(normed, head)
     }}"""
-    return text, _constants(layers, heads)
+    return text, _constants(layers, heads) | {"window": np.array(window)}
 
 
 def _block(layer: int, *, concat: bool, flat: bool, rotary: bool) -> str:
@@ -148,7 +156,6 @@ def _constants(layers: int, heads: int) -> dict[str, Any]:
         "zero": np.array(0),
         "one": np.array(1),
         "two": np.array(2),
-        "window": np.array(20),
         "half": np.float32(0.5),
         "nothing": np.float32(0),
         "fill": np.float32(-1e9),

@@ -61,6 +61,8 @@ SPELLINGS = (
     {"concat": True},
     {"positions": "TABLE", "flat": True},
     {"mask": "CAUSAL"},
+    {"mask": "WINDOW"},
+    {"mask": "WINDOW", "window": 1, "positions": "TABLE"},
 )
 
 
@@ -164,7 +166,11 @@ def test_a_cache_that_no_attention_reads_is_told(parse: Any, apply: Any) -> None
 @pytest.mark.parametrize(
     ("edits", "options", "reason"),
     [
-        ((), {"mask": "WINDOW"}, "hides key 0 to the query at position 22; expected"),
+        (
+            (),
+            {"mask": "CHUNKS"},
+            "hides key 1 to the query at position 6; expected .* own and up to 5 keys before it",
+        ),
         (
             [("(normed, head)", "(normed, head)\n extra = Neg(past_key_0)"),
              ("] logits,", "] logits, float[batch, 2, past, 16] extra,")],
@@ -172,7 +178,11 @@ def test_a_cache_that_no_attention_reads_is_told(parse: Any, apply: Any) -> None
             "Neg 'n_extra' reads the cache 'past_key_0' too",
         ),
         ([("(keep, nothing, fill)", "(keep, half, fill)")], {}, "adds a bias to scores"),
-        ([("LessOrEqual(keys, row)", "GreaterOrEqual(keys, row)")], {}, "hides key 0 to the query"),
+        (
+            [("LessOrEqual(keys, row)", "GreaterOrEqual(keys, row)")],
+            {},
+            "shows key 5 to the query at position 4",
+        ),
         (
             [("angles = Cast<to = 1>(position)", "wide = Cast<to = 1>(position)\n"
               "far = Cast<to = 1>(after)\n angles = Div(wide, far)")],
@@ -218,11 +228,21 @@ def test_what_a_static_cache_cannot_do_fails_with_the_reason(
         PassPipeline((LowerKvCache(LENGTH),)).run(Graph(model))
 
 
-def test_a_window_that_no_slot_reaches_is_no_window(make: Any, apply: Any) -> None:
-    model = make(mask="WINDOW")
-    assert apply(LowerKvCache(20), model)[1].rewrites == 2
-    with pytest.raises(PassError, match="hides key 0 to the query at position 20"):
-        PassPipeline((LowerKvCache(21),)).run(Graph(model))
+def test_a_window_is_a_mask_over_the_slot(make: Any, apply: Any) -> None:
+    after, _ = apply(LowerKvCache(LENGTH), make(mask="WINDOW"))
+    reads = [node.inputs for node in after.graph if node.op_type == "Attention"]
+    assert [len(inputs) for inputs in reads] == [4, 4]
+    assert reads[0][3] is reads[1][3]
+    assert [str(dim) for dim in reads[0][3].shape] == ["batch", "1", "sequence", str(LENGTH)]
+
+
+@pytest.mark.parametrize(("length", "inputs"), [(20, 7), (21, 4)])
+def test_a_window_that_no_slot_reaches_is_none(
+    make: Any, apply: Any, length: int, inputs: int
+) -> None:
+    after, _ = apply(LowerKvCache(length), make(mask="WINDOW", window=20))
+    reads = [len(node.inputs) for node in after.graph if node.op_type == "Attention"]
+    assert reads == [inputs, inputs]
 
 
 def test_a_slot_longer_than_the_position_table_is_refused(make: Any, apply: Any) -> None:

@@ -99,8 +99,13 @@ def build(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 @pytest.mark.parametrize("target", ["SM80", "SM89", "SM120"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"positions": "TABLE", "flat": True}, {"positions": "TABLE", "concat": True}],
-    ids=["grouped-rotary", "flat-learnt", "concatenated"],
+    [
+        {},
+        {"positions": "TABLE", "flat": True},
+        {"positions": "TABLE", "concat": True},
+        {"mask": "WINDOW"},
+    ],
+    ids=["grouped-rotary", "flat-learnt", "concatenated", "window"],
 )
 def test_every_attention_is_fused_in_both_profiles(
     decoder: Decoder, build: Any, options: dict[str, Any], target: str
