@@ -100,13 +100,16 @@ class _Plan:
     """How a tensor [batch, heads, sequence, size] is had as [batch, sequence, heads * size].
 
     Attributes:
-        source: [batch, sequence, heads * size], or [batch, sequence, heads, size] to be reshaped.
+        source: [batch, sequence, heads * size]; or [batch, sequence, heads, size] to be reshaped;
+            or [batch, 1, sequence, size] to be squeezed, a single head that was never transposed.
         heads: number of heads.
+        is_transposed: False for a single head with its axis in front.
         rotary: the RotaryEmbedding to apply in three dimensions.
     """
 
     source: ir.Value
     heads: int
+    is_transposed: bool = True
     rotary: ir.Node | None = None
 
 
@@ -116,6 +119,8 @@ def _plan(value: ir.Value | None) -> _Plan | str:
         inner = _plan(rotary.inputs[0])
         return inner if isinstance(inner, str) else replace(inner, rotary=rotary)
     transpose = producer(value, "Transpose")
+    if transpose is None and value is not None and static_dim(value, 1) == 1:
+        return _single_head(value)
     if transpose is None or ints_attribute(transpose, "perm") != _SWAP:
         return "it is not a Transpose with perm [0, 2, 1, 3] of split heads"
     split = transpose.inputs[0]
@@ -128,6 +133,17 @@ def _plan(value: ir.Value | None) -> _Plan | str:
     if source is None or not _merges(split, source):
         return _Plan(source=split, heads=heads)  # norms of the heads, parts of a packed product
     return _Plan(source=source, heads=heads)
+
+
+def _single_head(value: ir.Value) -> _Plan:
+    """A head of [batch, 1, sequence, size]."""
+    assert value.shape is not None
+    batch, _, sequence, size = value.shape
+    lift = producer(value, "Unsqueeze", "Reshape")
+    source = None if lift is None else lift.inputs[0]
+    if source is not None and source.shape == ir.Shape([batch, sequence, size]):
+        return _Plan(source=source, heads=1)
+    return _Plan(source=value, heads=1, is_transposed=False)
 
 
 def _without_scale(query: _Plan, node: ir.Node) -> tuple[_Plan, dict[str, float]]:
@@ -157,7 +173,12 @@ def _merges(split: ir.Value, merged: ir.Value) -> bool:
 def _write(plan: _Plan, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:
     value, shape = plan.source, plan.source.shape
     assert shape is not None
-    if len(shape) == 4:
+    if not plan.is_transposed:
+        axis = initializer(graph, "head_axis", np.array([1], np.int64))
+        flat = tape.op("Squeeze", [value, axis])
+        flat.type, flat.shape = value.type, ir.Shape([shape[0], *shape[2:]])
+        value = flat
+    elif len(shape) == 4:
         size = static_dim(value, 3)
         assert size is not None
         width = plan.heads * size

@@ -30,6 +30,8 @@ CONSTANTS = {
     "positions": np.array([0, -1, 1, 4]),
     "back": np.array([0, -1, 8]),
     "flat": np.array([-1, 8]),
+    "one": np.array([1]),
+    "single": np.array([0, 1, -1, 4]),
     "half": np.float32(0.5),
     "negative": np.float32(-0.5),
     "eight": np.arange(1, 9, dtype=np.float32) / 8,
@@ -153,7 +155,7 @@ SCALED = "qs = Mul(q, {})\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(q
         ("half", "<scale = 0.3>", 0.15),
         ("negative", "<scale = 0.3>", 0.3),
         ("eight", "<scale = 0.3>", 0.3),
-        ("half", "", None),  # Attention divides by the root of the head size, which 3-D hides
+        ("half", "", None),  # no scale is given: its default depends on the size of the heads
     ],
 )
 def test_a_number_on_q_becomes_a_part_of_the_scale(
@@ -167,6 +169,37 @@ def test_a_number_on_q_becomes_a_part_of_the_scale(
     assert (None if got is None else got.as_float()) == (scale and pytest.approx(scale))
     assert [n.op_type for n in after.graph].count("Mul") == (scale != 0.15)
     same_numbers(model, after, feeds(3, 7, 5), feeds(1, 1, 1), atol=2e-6, rtol=1e-5)
+
+
+LIFTS = {
+    "Unsqueeze": ("Unsqueeze({}, one)", []),
+    "Reshape": ("Reshape({}, single)", []),
+    "something else": ("Mul({}u, half)", ["Unsqueeze", "Mul", "Squeeze"] * 2),
+}
+
+
+@pytest.mark.parametrize("name", LIFTS)
+def test_a_single_head_is_never_transposed(
+    build: Any, apply: Any, same_numbers: Any, name: str
+) -> None:
+    """Multi-query attention gives one head an axis in front of the sequence."""
+    lift, left = LIFTS[name]
+    body = SPLIT
+    for n in "kv":
+        body = body.replace(f"{n}4 = Reshape({n}, split)\n", "")
+        unsqueeze = f"{n}u = Unsqueeze({n}, one)\n " if "u," in lift else ""
+        body = body.replace(
+            f"{n}h = Transpose<perm = [0, 2, 1, 3]>({n}4)", f"{unsqueeze}{n}h = {lift.format(n)}"
+        )
+    model = build(body + ATTEND + MERGE, INPUTS.replace("[b, t, 8]", "[b, t, 4]"))
+    after, outcome = apply(FlattenAttentionHeads(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    kinds = [node.op_type for node in after.graph]
+    assert sorted(kinds) == sorted([*left, "Attention"])
+    attributes = after.graph[-1].attributes
+    assert (attributes["q_num_heads"].as_int(), attributes["kv_num_heads"].as_int()) == (2, 1)
+    cases = (feeds(3, 5, 4, kv=4), feeds(1, 1, 1, kv=4))
+    same_numbers(model, after, *cases, atol=2e-6, rtol=1e-5)
 
 
 ROTARY = """
