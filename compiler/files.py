@@ -49,8 +49,10 @@ def write_graph(graph: Graph, path: Path) -> tuple[Path, ...]:
             f"{path}: cannot be written ({error.strerror or error}); {free:,} bytes are free, the "
             f"weights need {graph.weight_bytes:,}"
         ) from error
-    except ValueError as error:
-        raise GraphError(f"{path}: cannot be written as ONNX ({error})") from error
+    except Exception as error:  # protobuf and onnx_ir raise many unrelated types here
+        _remove(moved)
+        line = " ".join(str(error).split())[:300]
+        raise GraphError(f"{path}: cannot be written as ONNX ({line})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _remove(file for file in stale if file not in moved)

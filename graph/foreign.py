@@ -7,11 +7,13 @@ hold the bytes their shape asks for, weights lie beside the model, and the ONNX 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from ..errors import GraphError
 from .foreign_names import check_names, inner_graphs, node_lists
@@ -25,6 +27,9 @@ _FREE_WEIGHTS_IR = 4
 
 _STUB_BYTES = 1024
 """Larger weights are left out of what the checker is given: it would copy them twice."""
+
+_STRING, _MESSAGE = 9, 11
+"""Types of fields: https://github.com/protocolbuffers/protobuf, descriptor.proto."""
 
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive",
@@ -103,6 +108,7 @@ def check_model(proto: ModelProto, path: Path) -> None:
     Raises:
         GraphError: naming the first defect, its place, and what to do.
     """
+    _check_text(proto, path)
     _check_opsets(proto, path)
     _forget_negative_sizes(proto.graph)
     _agree_on_types(proto.graph)
@@ -121,6 +127,24 @@ def check_model(proto: ModelProto, path: Path) -> None:
         raise GraphError(
             f"{path}: not a valid ONNX model, the ONNX checker says: {complaint}"
         ) from error
+
+
+def _check_text(message: Any, path: Path) -> None:
+    """Every text is UTF-8; onnx reads others as bytes and fails when it writes them."""
+    for field, value in message.ListFields():
+        if field.type == _STRING:
+            texts = (value,) if isinstance(value, str | bytes) else value
+            if any(isinstance(text, bytes) for text in texts):
+                raise GraphError(
+                    f"{path}: a text in the field {field.name!r} is not UTF-8; the model is "
+                    "damaged, export or download it again"
+                )
+        elif field.type == _MESSAGE:
+            for inner in value if isinstance(value, Sequence) else (value,):
+                if not isinstance(inner, TensorProto):
+                    _check_text(inner, path)
+                elif isinstance(inner.name, bytes):
+                    raise GraphError(f"{path}: the name of a tensor is not UTF-8")
 
 
 def _check_opsets(proto: ModelProto, path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -603,3 +605,22 @@ def test_linked_caches_are_read_where_both_files_lie(
     code, err = optimize(snapshot / "model.onnx")
     assert code == 0, err
     assert_same(changed(lambda _: None), out, x=X)
+
+
+def divided_by_zero() -> onnx.ModelProto:
+    """ONNX Runtime 1.31 dies of SIGFPE on it."""
+    text = """f (float[n, 8] x) => (float[n, 4] y) {
+        parts = SplitToSequence<axis = 1>(x, none)  y = SequenceAt(parts, none) }"""
+    return model_of(text, none=np.int64(0))
+
+
+def test_a_crash_in_native_code_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "in.onnx").write_bytes(divided_by_zero().SerializeToString())
+    command = [sys.executable, "-m", "fuselage", "optimize", tmp_path / "in.onnx"]
+    done = subprocess.run(
+        [*command, tmp_path / "out.onnx"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert re.match(r"error: .*in\.onnx: onnx or ONNX Runtime died of SIGFPE on it", done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]

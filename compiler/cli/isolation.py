@@ -1,0 +1,73 @@
+"""Run a command in a process of its own, so that a crash in native code ends in one message.
+
+A model from outside can take down what reads it: ONNX Runtime 1.31 divides by zero on a
+SplitToSequence into parts of 0, and a constant of 2^40 elements is worth the whole memory. The
+process forks before anything heavy is imported, which costs a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .console import say_error
+
+_VERBS = frozenset({"optimize", "explain", "inspect", "lint", "bisect"})
+"""Commands whose subject is a file from anywhere."""
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM)
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+Run = Callable[[Sequence[str]], int]
+
+
+def run_isolated(run: Run, arguments: Sequence[str]) -> int:
+    """Run a command, in a process of its own where its subject may crash it.
+
+    Returns:
+        What the command returns; 1 with a message when its process died.
+    """
+    if sys.platform == "win32" or not arguments or arguments[0] not in _VERBS:
+        return run(arguments)
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)  # Ctrl-C comes through the parent, and so once
+        _limit_memory()
+        return run(arguments)
+    for number in _FORWARDED:
+        signal.signal(number, lambda got, _: _forward(child, got))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        return code
+    if -code in _FORWARDED:
+        return 128 - code
+    subject = next((word for word in arguments[1:] if not word.startswith("-")), arguments[0])
+    hint = "it ran out of memory" if -code == signal.SIGKILL else "the model is damaged"
+    say_error(
+        f"{subject}: onnx or ONNX Runtime died of {signal.Signals(-code).name} on it; perhaps "
+        f"{hint}; nothing was written"
+    )
+    return 1
+
+
+def _forward(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return  # it ended a moment ago
+
+
+def _limit_memory() -> None:
+    """No more than there is: an allocation beyond fails, where the kernel would kill at random."""
+    import resource
+
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = _CGROUP.read_text().strip() if _CGROUP.is_file() else ""
+    if text.isdecimal():
+        available = min(available, int(text))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or hard > available:
+        resource.setrlimit(resource.RLIMIT_DATA, (available, hard))
