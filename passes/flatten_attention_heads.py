@@ -119,9 +119,9 @@ def _plan(value: ir.Value | None) -> _Plan | str:
         inner = _plan(rotary.inputs[0])
         return inner if isinstance(inner, str) else replace(inner, rotary=rotary)
     transpose = producer(value, "Transpose")
-    if transpose is None and value is not None and static_dim(value, 1) == 1:
-        return _single_head(value)
     if transpose is None or ints_attribute(transpose, "perm") != _SWAP:
+        if value is not None and static_dim(value, 1) == 1:
+            return _single_head(value)
         return "it is not a Transpose with perm [0, 2, 1, 3] of split heads"
     split = transpose.inputs[0]
     heads = None if split is None else static_dim(split, 2)

@@ -30,6 +30,7 @@ CONSTANTS = {
     "positions": np.array([0, -1, 1, 4]),
     "back": np.array([0, -1, 8]),
     "flat": np.array([-1, 8]),
+    "front": np.array([0]),
     "one": np.array([1]),
     "single": np.array([0, 1, -1, 4]),
     "half": np.float32(0.5),
@@ -175,6 +176,10 @@ LIFTS = {
     "Unsqueeze": ("Unsqueeze({}, one)", []),
     "Reshape": ("Reshape({}, single)", []),
     "something else": ("Mul({}u, half)", ["Unsqueeze", "Mul", "Squeeze"] * 2),
+    "another transposition": (
+        "Transpose<perm = [1, 0, 2, 3]>({}f)",
+        ["Unsqueeze", "Transpose", "Squeeze"] * 2,
+    ),
 }
 
 
@@ -188,6 +193,7 @@ def test_a_single_head_is_never_transposed(
     for n in "kv":
         body = body.replace(f"{n}4 = Reshape({n}, split)\n", "")
         unsqueeze = f"{n}u = Unsqueeze({n}, one)\n " if "u," in lift else ""
+        unsqueeze = f"{n}f = Unsqueeze({n}, front)\n " if "f)" in lift else unsqueeze
         body = body.replace(
             f"{n}h = Transpose<perm = [0, 2, 1, 3]>({n}4)", f"{unsqueeze}{n}h = {lift.format(n)}"
         )
