@@ -216,16 +216,17 @@ def _difference(trial: _Trial, roles: Roles, meaning: Mask, long: Probe) -> str 
     for contents, probe in _cases(roles, meaning, long):
         raw, kept, hidden = trial(contents, roles, probe)
         wanted = np.broadcast_to(meaning.keeps(contents, probe.queries), raw.shape)
-        wrong = np.argwhere(np.logical_not(np.where(wanted, kept, hidden)))
-        if len(wrong):
-            row, _, query, key = place = tuple(int(i) for i in wrong[0])
-            state = "kept" if kept[place] else "hidden"
-            if not kept[place] and not hidden[place]:
-                state = f"given {float(raw[place]):g}"
-            return (
-                f"at {probe.queries} queries and {probe.keys} keys, row {row} query {query} "
-                f"key {key} is {state}"
-            )
+        right = np.where(wanted, kept, hidden)
+        if right.all():
+            continue
+        row, _, query, key = place = tuple(int(i) for i in np.argwhere(~right)[0])
+        state = "kept" if kept[place] else "hidden"
+        if not kept[place] and not hidden[place]:
+            state = f"given {float(raw[place]):g}"
+        return (
+            f"at {probe.queries} queries and {probe.keys} keys, row {row} query {query} "
+            f"key {key} is {state}"
+        )
     return None
 
 
