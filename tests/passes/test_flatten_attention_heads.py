@@ -173,11 +173,12 @@ def test_a_number_on_q_becomes_a_part_of_the_scale(
 
 
 LIFTS = {
-    "Unsqueeze": ("Unsqueeze({}, one)", []),
-    "Reshape": ("Reshape({}, single)", []),
-    "something else": ("Mul({}u, half)", ["Unsqueeze", "Mul", "Squeeze"] * 2),
+    "Unsqueeze": ("Unsqueeze({}, one)", "", []),
+    "Reshape": ("Reshape({}, single)", "", []),
+    "something else": ("Mul({}u, half)", "one", ["Unsqueeze", "Mul", "Squeeze"] * 2),
     "another transposition": (
-        "Transpose<perm = [1, 0, 2, 3]>({}f)",
+        "Transpose<perm = [1, 0, 2, 3]>({}u)",
+        "front",
         ["Unsqueeze", "Transpose", "Squeeze"] * 2,
     ),
 }
@@ -188,12 +189,11 @@ def test_a_single_head_is_never_transposed(
     build: Any, apply: Any, same_numbers: Any, name: str
 ) -> None:
     """Multi-query attention gives one head an axis in front of the sequence."""
-    lift, left = LIFTS[name]
+    lift, where, left = LIFTS[name]
     body = SPLIT
     for n in "kv":
         body = body.replace(f"{n}4 = Reshape({n}, split)\n", "")
-        unsqueeze = f"{n}u = Unsqueeze({n}, one)\n " if "u," in lift else ""
-        unsqueeze = f"{n}f = Unsqueeze({n}, front)\n " if "f)" in lift else unsqueeze
+        unsqueeze = f"{n}u = Unsqueeze({n}, {where})\n" if where else ""
         body = body.replace(
             f"{n}h = Transpose<perm = [0, 2, 1, 3]>({n}4)", f"{unsqueeze}{n}h = {lift.format(n)}"
         )
