@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ..graph.tensors import Array
 from .base import Pass, PassResult, result
 from .constants import array_of, initializer, replace_value
+from .growth import predicted_elements
 from .rewrite import remove_dead
 
 _NEVER = frozenset(
@@ -42,9 +43,15 @@ class FoldConstants(Pass):
         return result(model, rewrites)
 
     def _fold(self, model: ir.Model, node: ir.Node) -> int:
-        value = _evaluate(model, node)
         held = sum(array.nbytes for array in map(array_of, node.inputs) if array is not None)
-        if value is None or value.nbytes > max(held, self.growth_bytes):
+        most = max(held, self.growth_bytes)
+        try:
+            if predicted_elements(node) > most:
+                return 0
+        except ValueError:
+            return 0  # its inputs do not fit: whoever runs the graph will say so
+        value = _evaluate(model, node)
+        if value is None or value.nbytes > most:
             return 0
         output = node.outputs[0]
         replace_value(output, initializer(model.graph, f"{output.name}.folded", value))
