@@ -38,6 +38,7 @@ class NumberCheck:
         not_checked: why nothing is compared, None when it is. Every graph passes then that ONNX
             Runtime opens as it did the original: what cannot be compared is reported, never
             rolled back.
+        crossed: passes that may change numbers freely; before and after them is not compared.
 
     Args:
         original: the graph before the first pass.
@@ -58,6 +59,7 @@ class NumberCheck:
     ) -> None:
         self._threads, self._canonical = threads, canonical
         self.not_checked: str | None = None
+        self.crossed: list[str] = []
         self._opens = True
         self._expected: tuple[Answer, ...] = ()
         self._float: list[dict[str, Array]] | None = None
@@ -117,6 +119,7 @@ class NumberCheck:
 
     def restart(self, graph: Graph, step: Pass) -> None:
         """Hold what follows to this graph; a pass that may change numbers freely made it."""
+        self.crossed.append(step.spec)
         if self.not_checked is not None:
             return
         self._float = None

@@ -69,5 +69,12 @@ def run_passes(
         return Verified(done, "numbers were not checked, as asked by --verify off")
     check = NumberCheck(graph, unquantized, threads, canonical=canonical)
     done = PassPipeline(passes, check, on_record, verify).run(graph)
-    reason = check.not_checked
-    return Verified(done, None if reason is None else f"numbers were not checked: {reason}")
+    return Verified(done, _reason(check))
+
+
+def _reason(check: NumberCheck) -> str | None:
+    reasons = [f"numbers were not checked: {check.not_checked}"] if check.not_checked else []
+    if check.crossed:
+        passes = ", ".join(check.crossed)
+        reasons.append(f"numbers were not compared across {passes}, which may change them freely")
+    return "; ".join(reasons) or None
