@@ -10,6 +10,7 @@ from .clean_up import CleanUp
 from .convert_precision import ConvertPrecision
 from .costs import CostTable
 from .drop_no_ops import DropNoOps
+from .expand_einsum import ExpandEinsum
 from .expand_rotary_caches import ExpandRotaryCaches
 from .flatten_attention_heads import FlattenAttentionHeads
 from .fold_attention_bias import FoldAttentionBias
@@ -44,6 +45,7 @@ CANONICAL: tuple[Pass, ...] = (
     InferShapes(),  # attention rules read ranks and symbolic dims
     FoldShapes(),  # before attention: frees head splits from shape arithmetic
     FoldConstants(),  # numbers that were computed from static sizes
+    ExpandEinsum(),  # rules read MatMul
     UnflattenGemm(),  # rules read linear layers of three dimensions
     DropNoOps(),  # rules see neither casts to the same type nor views of views
     FuseLayerNorm(),
