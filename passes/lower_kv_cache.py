@@ -31,7 +31,14 @@ from .cache_mask import windows_of
 from .cache_positions import replace_positions
 from .cache_samples import DecoderInputs
 from .cache_sizes import ask_tokens_for_sizes
-from .constants import initializer, insert_before, int_attribute, producer, replace_value
+from .constants import (
+    initializer,
+    insert_before,
+    int_attribute,
+    producer,
+    replace_value,
+    static_dim,
+)
 from .kv_cache import CachedAttention, find_cached_attention
 from .rewrite import remove_dead
 
@@ -96,7 +103,8 @@ class LowerKvCache(Pass):
             raise PassError(f"expected a length of at least {_SHORTEST}, got {self.length}")
         if any(value.name == WRITE_INDICES for value in model.graph.inputs):
             raise PassError(f"the graph has an input {WRITE_INDICES!r} already")
-        if reasons := [*misses, *_other_readers(found)]:
+        stray = _stray_caches(model.graph, found)
+        if reasons := [*misses, *stray, *_other_readers(found)]:
             raise PassError("; ".join(reasons))
 
 
@@ -109,6 +117,19 @@ def _loose_caches(graph: ir.Graph) -> list[str]:
             producer(use.node.outputs[0], "Concat") and use.node.outputs[0].is_graph_output()
             for use in value.uses()
         )
+    ]
+
+
+def _stray_caches(graph: ir.Graph, found: tuple[CachedAttention, ...]) -> list[str]:
+    """Inputs that look like the caches found and are none of them, such as cropped ones."""
+    ours = {value for match in found for value in match.past}
+    heads = {(match.kv_heads, match.head_size) for match in found}
+    return [
+        f"{use.node.op_type} {use.node.name!r} reads {value.name!r}, a cache that no attention has"
+        for value in graph.inputs
+        if value not in ours and (static_dim(value, 1), static_dim(value, 3)) in heads
+        for use in value.uses()
+        if use.node.op_type != "Shape"
     ]
 
 

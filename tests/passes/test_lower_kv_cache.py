@@ -179,6 +179,13 @@ def test_a_cache_that_no_attention_reads_is_told(parse: Any, apply: Any) -> None
         ),
         ([("(keep, nothing, fill)", "(keep, half, fill)")], {}, "adds a bias to scores"),
         (
+            [("present_key_0 = Concat<axis = 2>(past_key_0",
+              "near = Neg(past_key_0)\n present_key_0 = Concat<axis = 2>(near")],
+            {"concat": True},
+            "'n_a_0': its cache 'near' -> 'present_key_0' is not an input and an output; Neg "
+            "'n_near' reads 'past_key_0', a cache that no attention has",
+        ),
+        (
             [("LessOrEqual(keys, row)", "GreaterOrEqual(keys, row)")],
             {},
             "shows key 5 to the query at position 4",
