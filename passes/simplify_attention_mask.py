@@ -96,7 +96,9 @@ class _Masks:
         meaning, roles, biases = self._read(mask, geometry)
         if int_attribute(node, "is_causal", 0):
             if not roles.is_square:
-                raise Miss("is_causal counts from the first key, but there are more keys")
+                raise Miss(
+                    "is_causal counts from the first key, but there are more keys than queries"
+                )
             meaning = meaning.both(Mask(ahead=0)) or meaning
         is_causal = meaning.is_causal_alone and roles.is_square and not biases
         if is_causal or "is_causal" in node.attributes:

@@ -443,6 +443,15 @@ def test_queries_stand_behind_the_cached_keys(
         np.testing.assert_allclose(got, wanted, atol=2e-6, rtol=1e-5)
 
 
+def test_the_attribute_counts_from_the_first_key(parse: Any, apply: Any) -> None:
+    model = cached(parse, attention=CONCAT.replace("Attention(", "Attention<is_causal = 1>("))
+    after, outcome = apply(SimplifyAttentionMask(), model)
+    assert read(after) == [None]
+    assert outcome.refusals[0].reason == (
+        "is_causal counts from the first key, but there are more keys than queries"
+    )
+
+
 def test_a_causal_mask_behind_a_cache_is_no_attribute(parse: Any, apply: Any) -> None:
     model = cached(parse, band="seen = Identity(past_only)", attention=CONCAT)
     body = next(node for node in model.graph if node.outputs[0].name == "both")
