@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fuzz.mutations import mutate
+from fuzz.seeds import SEEDS, all_seeds
+
 _SECONDS = 30.0
 """Longest time for one file: the slowest sound one takes 1.5 s on a busy core."""
 
@@ -34,7 +37,12 @@ _START_SECONDS = 60.0
 
 _MEMORY_BYTES = 6 << 30
 
-_OPTIONS = ((),) * 3 + (("--target", "ort-cpu"),)
+_OPTIONS = (
+    (),
+    ("--target", "ort-cpu"),
+    ("--verify", "each"),
+    ("--verify", "off"),  # what the passes do when nobody looks
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,6 @@ class Case:
 
     def make(self, models: dict[str, bytes]) -> tuple[str, bytes, tuple[str, ...]]:
         """What was done, the bytes, and the options to optimise with."""
-        from fuzz.mutations import mutate
-
         rng = random.Random(f"{self.seed}/{self.index}/{self.model}")
         done, content = mutate(models[self.model], rng)
         return done, content, rng.choice(_OPTIONS)
@@ -64,12 +70,12 @@ def main() -> int:
     """Run, print the tally, and return the exit code."""
     arguments = _arguments()
     if arguments.worker:
-        return _work(tuple(arguments.files), arguments.options)
+        return _work(tuple(arguments.files))
     cases = _cases(arguments)
     started = time.perf_counter()
     tally: collections.Counter[str] = collections.Counter()
     faults: list[tuple[Case, str, str]] = []
-    with Workers(tuple(arguments.files), arguments.options) as workers:
+    with Workers(tuple(arguments.files)) as workers:
         for case in cases:
             done, verdict = workers.run(case)
             tally[_kind(verdict)] += 1
@@ -94,14 +100,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help="indices of the files to run")
     parser.add_argument("--keep", type=Path, help="folder for the files that show a fault")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of optimize")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    from fuzz.seeds import SEEDS
 
     names = [*SEEDS, *(path.stem for path in arguments.files)]
     cases = [
@@ -115,7 +119,6 @@ def _kind(verdict: str) -> str:
 
 
 def _keep(faults: list[tuple[Case, str, str]], files: tuple[Path, ...], folder: Path) -> None:
-    from fuzz.seeds import all_seeds
 
     models = dict(all_seeds(files))
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +132,9 @@ def _keep(faults: list[tuple[Case, str, str]], files: tuple[Path, ...], folder: 
 class Workers:
     """One worker process, replaced when it dies or hangs."""
 
-    def __init__(self, files: tuple[Path, ...], options: list[str]) -> None:
+    def __init__(self, files: tuple[Path, ...]) -> None:
         self._command = [sys.executable, __file__, "--worker", *map(str, files)]
-        self._command += ["--options", *options] if options else []
+        self._files = files
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
 
@@ -146,14 +149,14 @@ class Workers:
         request = json.dumps([case.seed, case.index, case.model]) + "\n"
         self._process.stdin.write(request.encode())
         self._process.stdin.flush()
-        return self._await(time.monotonic() + _SECONDS)
+        return self._await(case, time.monotonic() + _SECONDS)
 
-    def _await(self, deadline: float) -> tuple[str, str]:
+    def _await(self, case: Case, deadline: float) -> tuple[str, str]:
         stage, done = "start", "?"
         while True:
             line = self._line(deadline + (_START_SECONDS if stage == "start" else 0))
             if not line:
-                return done, self._mourn(stage, hung=line is None)
+                return done, self._mourn(case, stage, hung=line is None)
             message: dict[str, Any] = json.loads(line)
             done = message.get("done", done)
             stage = message.get("stage", stage)
@@ -176,15 +179,17 @@ class Workers:
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
-    def _mourn(self, stage: str, *, hung: bool) -> str:
+    def _mourn(self, case: Case, stage: str, *, hung: bool) -> str:
         assert self._process is not None
         self._process.kill()
         code = self._process.wait()
         self._process, self._pending = None, b""
-        what = "hangs" if hung else f"dies with {code}"
-        # The input alone is not ours to mend: it is run only to know the right answer.
-        kind = "ok: judged" if stage in ("input", "judge") else "fault"
-        return f"{kind}: the process {what} at stage {stage}"
+        if stage in ("input", "judge"):
+            # The input alone is not ours to mend: it is run only to know the right answer.
+            return f"ok: the judge {'hangs' if hung else f'dies with {code}'} on the input"
+        if hung or stage != "optimize":
+            return f"fault: the process {'hangs' if hung else f'dies with {code}'} at {stage}"
+        return _isolated(case.make(dict(all_seeds(self._files)))[1])
 
     def __enter__(self) -> Workers:
         return self
@@ -195,12 +200,27 @@ class Workers:
             self._process.wait()
 
 
-def _work(files: tuple[Path, ...], options: list[str]) -> int:
+def _isolated(content: bytes) -> str:
+    """A crash in native code may not be the user's: the command says so in one line."""
+    with tempfile.TemporaryDirectory(prefix="fuselage-fuzz-") as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        source.write_bytes(content)
+        command = [sys.executable, "-m", "fuselage", "optimize", str(source), str(target), "-q"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=4 * _SECONDS, check=False
+        )
+        lines = done.stderr.splitlines()
+        sound = done.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: ")
+        if sound and not target.exists():
+            return f"ok: crashed alone: {lines[0]}"
+        return f"fault: a crash ends with {done.returncode}, {done.stderr[-300:]!r}"
+
+
+def _work(files: tuple[Path, ...]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["HF_HUB_OFFLINE"] = "1"
     from fuzz.judge import judge
-    from fuzz.seeds import all_seeds
 
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -219,7 +239,7 @@ def _work(files: tuple[Path, ...], options: list[str]) -> int:
             verdict = judge(
                 content,
                 folder,
-                ("--quiet", "--threads", "1", *chosen, *options),
+                ("--quiet", "--threads", "1", *chosen),
                 lambda stage: tell(stage=stage),
             )
         finally:

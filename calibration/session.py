@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -28,32 +30,59 @@ class GraphSession:
         graph: any graph; it is not changed.
         taps: names of tensors to return as well.
         threads: CPU threads, 0 for all physical cores.
+        seconds: what all runs together may take, None for any time; a loop may have no end.
 
     Raises:
         CalibrationError: when a tap is not a tensor of the graph, or ONNX Runtime refuses it.
         MissingPackageError: without onnxruntime.
     """
 
-    def __init__(self, graph: Graph, taps: Sequence[str] = (), threads: int = 0) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        taps: Sequence[str] = (),
+        threads: int = 0,
+        seconds: float | None = None,
+    ) -> None:
         self.inputs: tuple[TensorSpec, ...] = graph.inputs
         self._session, self._weights = _open(_expose(graph.model, taps), threads)
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        self._seconds, self._left = seconds, seconds
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once and return the named outputs, all of them by default.
 
         Raises:
-            CalibrationError: when ONNX Runtime cannot run the graph on these feeds.
+            CalibrationError: when ONNX Runtime cannot run the graph on these feeds, or not in time.
         """
         names = self.outputs if outputs is None else tuple(outputs)
         try:
-            arrays = self._session.run(list(names), dict(feeds))
+            arrays = self._run(list(names), dict(feeds))
         except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
             shapes = {name: list(array.shape) for name, array in feeds.items()}
             raise CalibrationError(
                 f"ONNX Runtime cannot run the graph on {shapes}: {message(error)}"
             ) from error
         return dict(zip(names, arrays, strict=True))
+
+    def _run(self, names: list[str], feeds: dict[str, Array]) -> list[Array]:
+        if self._left is None:
+            return list(self._session.run(names, feeds))
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        timer = threading.Timer(self._left, setattr, (options, "terminate", True))
+        start = time.monotonic()
+        timer.start()
+        try:
+            return list(self._session.run(names, feeds, options))
+        except Exception as error:
+            if time.monotonic() - start < self._left:
+                raise
+            raise TimeoutError(f"it takes more than {self._seconds:.0f} s") from error
+        finally:
+            timer.cancel()
+            self._left = max(self._left - (time.monotonic() - start), 0.0)
 
     def close(self) -> None:
         """Release the session and its memory."""

@@ -17,6 +17,9 @@ from .sampling import CASES, Sample, draw
 from .widen import widen_bfloat16
 
 _MOST_PLANS = 32
+_MOST_SECONDS = 120.0
+"""For all samples; those of BERT-base take 0.3 s."""
+
 _RANDOM = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike",
@@ -54,7 +57,7 @@ def reference_answers(graph: Graph, threads: int = 0, seed: int = 0) -> tuple[An
         raise CalibrationError(f"the graph draws random numbers ({drawn[0]})")
     try:
         roles = input_roles(graph)
-        session = GraphSession(widen_bfloat16(graph), threads=threads)
+        session = GraphSession(widen_bfloat16(graph), threads=threads, seconds=_MOST_SECONDS)
     except GraphError as error:
         raise CalibrationError(str(error)) from error
     with session:

@@ -20,6 +20,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from fuselage.compiler import reference
 from fuselage.compiler.cli import run
 
 Array = NDArray[Any]
@@ -624,3 +625,15 @@ def test_a_crash_in_native_code_is_one_message(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert re.match(r"error: .*in\.onnx: onnx or ONNX Runtime died of SIGFPE on it", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_a_loop_without_end_is_not_compared(
+    optimize: Optimize, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_MOST_SECONDS", 0.5)
+    text = f"""f (float[n, 8] x) => (float[n, 8] y) {{ {GELU}
+        y = Loop(trips, yes, g) <body = l (int64 i, bool c, float[n, 8] h)
+            => (bool go, float[n, 8] next) {{ go = Identity(c)  next = Tanh(h) }}> }}"""
+    code, err = optimize(model_of(text, trips=np.int64(2**62), yes=np.bool_(True)))
+    assert (code, operators(out)) == (0, ["Gelu", "Loop"]), err
+    assert "it takes more than 0 s" in err
