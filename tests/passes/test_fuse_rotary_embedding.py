@@ -639,6 +639,7 @@ def test_halves_with_tables_of_neighbours_are_refused(build: Any, apply: Any) ->
 def test_other_sums_of_products_are_not_candidates(build: Any, apply: Any) -> None:
     for body in (
         "a = Mul(x, cos)\n m = Mul(x, sin)\n y = Add(a, m)",
+        SLICED + TURN.replace("Neg(hi)", "Mul(hi, scaling)"),
         SLICED
         + "t = Concat<axis = -1>(hi, lo)\n a = Mul(x, cos)\n m = Mul(t, sin)\n y = Add(a, m)",
     ):
