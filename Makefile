@@ -54,7 +54,7 @@ test-all: $(VENV)/.installed-dev  ## Run the slow tests too
 	@$(TEST) -m "not gpu"
 
 families: $(VENV)/.installed  ## Export every family every way, fuse it, compare it; write docs/families.md
-	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/coverage.py --markdown docs/families.md
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/family_coverage.py --markdown docs/families.md
 
 gpu-check: $(VENV)/.installed-dev  ## On a machine with an NVIDIA GPU: run the tests that need it
 	@$(BIN)/fuselage doctor

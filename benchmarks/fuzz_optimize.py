@@ -106,7 +106,6 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-
     names = [*SEEDS, *(path.stem for path in arguments.files)]
     cases = [
         Case(arguments.seed, index, names[index % len(names)]) for index in range(arguments.count)
@@ -119,7 +118,6 @@ def _kind(verdict: str) -> str:
 
 
 def _keep(faults: list[tuple[Case, str, str]], files: tuple[Path, ...], folder: Path) -> None:
-
     models = dict(all_seeds(files))
     folder.mkdir(parents=True, exist_ok=True)
     for case, _, verdict in faults:

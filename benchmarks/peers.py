@@ -25,9 +25,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from coverage import CASES
 from families.exporters import SPELLINGS, CannotExportError, export
 from families.models import FAMILIES, SMALL, Family, Traceable, make
+from family_coverage import CASES
 from peer_worker import TOOLS
 
 PACKAGES = (

@@ -1,6 +1,6 @@
 """The coverage table: every family through every exporter, fused and compared with PyTorch.
 
-    python benchmarks/coverage.py [--only NAME ...] [--markdown FILE] [--json FILE]
+    python benchmarks/family_coverage.py [--only NAME ...] [--markdown FILE] [--json FILE]
 
 Each cell exports a random-weight model, runs the canonical passes, and compares the answers with
 PyTorch's eager attention: padding on both sides, batch 1, sequence 1, an empty cache, and a row
