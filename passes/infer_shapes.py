@@ -76,7 +76,7 @@ def _write(value: ir.Value, fact: Fact) -> bool:
     if fact.dtype is not None and value.dtype != fact.dtype and typed:
         value.type = ir.TensorType(fact.dtype)
         changed = True
-    if fact.shape is not None and (value.shape is None or list(value.shape) != list(fact.shape)):
+    if fact.shape is not None and (value.shape is None or value.shape.dims != fact.shape):
         value.shape = ir.Shape(fact.shape)
         changed = True
     return changed

@@ -51,9 +51,8 @@ def _checker_complaint(model: ir.Model) -> str | None:
     It looks at operator, number of inputs and outputs, and names and types of attributes; asking
     about the whole model instead costs ten times as much, most of it spent on writing protobuf.
     """
-    nested = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     attributes = (item for node in model.graph for item in node.attributes.values())
-    if model.functions or any(item.type in nested for item in attributes):
+    if model.functions or any(item.type in _NESTED for item in attributes):
         return _complaint(partial(common.CheckerPass(), model))
     context = checker.C.CheckerContext()
     context.ir_version = model.ir_version
@@ -87,20 +86,26 @@ def _complaint(check: Callable[[], object]) -> str | None:
     return None
 
 
-def layout(model: ir.Model) -> tuple[object, ...]:
+def layout(model: ir.Model) -> list[object]:
     """What a model is made of, by identity: equal before and after nothing was done to it."""
     parts: list[object] = [*model.opset_imports.items(), *model.functions]
-    for graph in model.graphs():
-        values = (*graph.inputs, *graph.outputs, *graph.initializers.values())
-        parts += [(*_marks(value), id(value.const_value)) for value in values]
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            parts += (_marks(value), id(value.const_value))
         for node in graph:
-            attributes = tuple((key, id(item)) for key, item in node.attributes.items())
-            inputs = tuple(map(id, node.inputs))
-            parts.append((id(node), node.op_type, node.domain, inputs, attributes))
-            parts += [_marks(value) for value in node.outputs]
-    return tuple(parts)
+            attributes = [*node.attributes.items()]
+            named = tuple([(name, id(item)) for name, item in attributes])
+            parts.append((id(node), node.op_type, node.domain, named, *map(id, node.inputs)))
+            parts += map(_marks, node.outputs)
+            pending += [each.as_graph() for _, each in attributes if each.type == _NESTED[0]]
+    return parts
 
 
 def _marks(value: ir.Value) -> tuple[object, ...]:
-    dims = None if value.shape is None else tuple(value.shape)
-    return id(value), value.name, id(value.type), dims
+    shape = value.shape
+    return id(value), value.name, id(value.type), None if shape is None else shape.dims
+
+
+_NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

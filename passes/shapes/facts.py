@@ -117,7 +117,7 @@ def declared_dims(value: ir.Value) -> Shape:
     """The dims of a value of known rank as sizes, None where nothing is said."""
     return tuple(
         dim if isinstance(dim, int) else (None if dim.value is None else algebra.normal(dim.value))
-        for dim in value.shape or ()
+        for dim in (() if value.shape is None else value.shape.dims)
     )
 
 
