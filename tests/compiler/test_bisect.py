@@ -135,6 +135,19 @@ def softer_masks(model: ir.Model) -> None:
             value.replace_all_uses_with(softer)
 
 
+def doubled_sum(model: ir.Model) -> None:
+    """Meant: a norm divides the factor away again."""
+    node = nodes(model, "LayerNormalization")[0]
+    old = node.inputs[0]
+    assert old is not None
+    two = initializer(model.graph, "factor", np.array(2.0, np.float32))
+    double = ir.node("Mul", [old, two], name="meant")
+    new = double.outputs[0]
+    new.name, old.name, new.type = old.name, f"{old.name}_single", old.type
+    model.graph.insert_before(node, double)
+    node.replace_input_with(0, new)
+
+
 def raises(model: ir.Model) -> None:
     raise ZeroDivisionError(f"of {len(model.graph)} nodes")
 
@@ -209,6 +222,20 @@ def test_the_first_of_two_faults_is_named() -> None:
     difference = culprit_of(both).difference
     assert difference is not None
     assert difference.node == "guilty"  # attention of layer 1 comes before its Gelu
+
+
+@pytest.mark.parametrize("action", [wrong_scale, tanh_for_erf])
+def test_what_a_pass_means_to_change_is_passed_over(action: Action) -> None:
+    """Another fill of the masks, and sums doubled in front of a norm, which takes no notice."""
+
+    def both(model: ir.Model) -> None:
+        softer_masks(model)
+        doubled_sum(model)
+        action(model)
+
+    difference = culprit_of(both).difference
+    assert difference is not None
+    assert difference.node == "guilty"
 
 
 def test_a_mask_that_is_dropped_shows_on_a_padded_sample() -> None:

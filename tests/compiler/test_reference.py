@@ -68,6 +68,18 @@ def test_answers_without_a_key_are_not_defined_whatever_the_graph_makes_of_them(
         np.testing.assert_array_equal(rows, hidden.sample.feeds["mask"] == 1)
 
 
+def test_a_row_without_any_key_is_not_defined_although_a_guard_answers_0_to_any_token() -> None:
+    text = BLOCK.replace("y = Add(a, x)", "y = Identity(a)").replace("GUARD", GUARD)
+    words = np.random.default_rng(0).normal(0, 1, (30, 8)).astype(np.float32)
+    fill, zero = np.float32(-np.inf), np.float32(0)
+    graph = graph_of(text, words=words, one=np.array([1]), fill=fill, zero=zero)
+    *_, hidden = reference_answers(graph, threads=1)
+    assert hidden.defined is not None
+    assert not hidden.outputs["y"][2].any()
+    assert not hidden.defined["y"][2].any()
+    assert hidden.defined["y"][0].all()
+
+
 @pytest.mark.parametrize("fill", [-np.inf, LOWEST, LOWEST * 0.9])
 def test_spellings_of_a_hidden_row_are_not_held_against_each_other(fill: float) -> None:
     check = NumberCheck(block(-np.inf, GUARD), threads=1)
