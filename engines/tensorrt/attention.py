@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _FUSED_HEAD_DIMS = (16, 256)
 """Smallest and largest head size with a fused kernel: 8 and 257 were refused, 16 to 256 built."""
 
+_VIEWS = frozenset({"Reshape", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze"})
+
 _LENGTHS = 6
 """Slot of ``nonpad_kv_seqlen`` in Attention-24."""
 
@@ -47,12 +49,22 @@ def refuse_shared_query(graph: Graph) -> None:
         BuildError: with the name of the first such node.
     """
     for node in graph.model.graph:
-        query = node.inputs[0] if node.op_type == "Attention" else None
-        if query is not None and query is node.inputs[1]:
+        query, key = node.inputs[:2] if node.op_type == "Attention" else (None, None)
+        if query is not None and key is not None and _origin(query) is _origin(key):
             raise BuildError(
-                f"Attention {node.name!r} reads {query.name!r} as query and as key, which "
-                "TensorRT's compiler does not survive; give the key a projection of its own"
+                f"Attention {node.name!r} reads {_origin(query).name!r} as query and as key, which "
+                "TensorRT's compiler does not survive; multiply the query by the scale in a node "
+                "of its own"
             )
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    """The tensor behind nodes that only move its elements."""
+    while (node := value.producer()) is not None and node.op_type in _VIEWS:
+        if node.inputs[0] is None:
+            break
+        value = node.inputs[0]
+    return value
 
 
 def set_key_lengths(trt: Any, network: Any, graph: Graph) -> None:

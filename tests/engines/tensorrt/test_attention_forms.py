@@ -116,12 +116,29 @@ def test_what_no_kernel_takes_is_decomposed_with_the_reason(
     assert reason in lost["reason"]
 
 
-def test_queries_that_are_keys_are_refused(build: Any) -> None:
+@pytest.mark.parametrize(
+    "body",
+    ["y = Attention(q, q, v)", "k = Identity(q)\n y = Attention(q, k, v)"],
+    ids=["itself", "a-view"],
+)
+def test_queries_that_are_keys_are_refused(build: Any, body: str) -> None:
     with pytest.raises(BuildError, match="'n_y' reads 'q' as query and as key"):
         build(
             "shared (float16[b, 4, s, 16] q, float16[b, 4, s, 16] v) => (float16[b, 4, s, 16] y) "
-            "{ y = Attention(q, q, v) }"
+            f"{{ {body} }}"
         )
+
+
+def test_queries_that_are_scaled_keys_are_fused(build: Any) -> None:
+    facts = build(
+        """scaled (float16[b, 4, s, 16] k, float16[b, 4, s, 16] v) => (float16[b, 4, s, 16] y)
+        {
+            scale = Constant<value = float16 {13312}>()
+            q = Mul(k, scale)
+            y = Attention<scale = 1.0>(q, k, v)
+        }"""
+    )
+    assert facts["kernels"]["fused_attention"] == 1
 
 
 def test_values_of_another_width_are_refused_in_the_parsers_words(build: Any) -> None:
