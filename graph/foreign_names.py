@@ -116,10 +116,24 @@ def _check_functions(proto: ModelProto, path: Path) -> None:
                 visit((node.domain, node.op_type, node.overload), (*trail, name))
         done.add(name)
 
+    for node in (node for nodes in node_lists(proto) for node in nodes):
+        called = functions.get((node.domain, node.op_type, node.overload))
+        if called is not None:
+            _check_call(node, called, path)
     for name, function in functions.items():
         visit(name, ())
         attributes = {*function.attribute, *(a.name for a in function.attribute_proto)}
         _check_names(function, frozenset(), frozenset(attributes), path)
+
+
+def _check_call(node: NodeProto, function: FunctionProto, path: Path) -> None:
+    given = (len(node.input), len(node.output))
+    most = (len(function.input), len(function.output))
+    if given[0] > most[0] or given[1] > most[1]:
+        raise GraphError(
+            f"{path}: node {_label(node)} calls a function of {most[0]} inputs and {most[1]} "
+            f"outputs with {given[0]} and {given[1]}; the graph is broken, export it again"
+        )
 
 
 def node_lists(proto: ModelProto) -> Iterator[list[NodeProto]]:

@@ -83,7 +83,8 @@ def static_dim(value: ir.Value, axis: int) -> int | None:
 
 def initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Register a new constant under a free name derived from the given one."""
-    return initializer_of(graph, name, ir.tensor(np.ascontiguousarray(array)))
+    # Not ascontiguousarray, which makes a scalar a vector.
+    return initializer_of(graph, name, ir.tensor(np.asarray(array, order="C")))
 
 
 def initializer_of(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -439,6 +439,12 @@ def recursive() -> onnx.ModelProto:
     return model
 
 
+def overfed() -> onnx.ModelProto:
+    model = functions_model()
+    model.graph.node[1].input.append("x")
+    return model
+
+
 def external(place: str, **more: str) -> onnx.ModelProto:
     def change(model: onnx.ModelProto) -> None:
         tensor = next(t for t in model.graph.initializer if t.name == "w")
@@ -513,6 +519,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "checker says: No Op registered for Swirl"),
     "an unknown rank": (lambda: changed(without_rank), "Field 'shape' of 'type' is required"),
     "a recursive function": (recursive, "function '(soft|twice)' calls itself"),
+    "a call with too much": (overfed, "'h' \\(soft\\) calls a function of 1 inputs and 1 outputs"),
     "an attribute from nowhere": (
         lambda: changed(lambda m: m.graph.node[0].attribute.add(
             name="axis", type=2, ref_attr_name="axis")), "takes its attribute 'axis' from 'axis'"),

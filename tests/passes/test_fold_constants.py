@@ -143,3 +143,9 @@ def test_inputs_are_not_constants(parse: Any, apply: Any) -> None:
 
 def test_the_limit_is_part_of_the_spec() -> None:
     assert FoldConstants(growth_bytes=7).spec == "fold-constants(growth_bytes=7)"
+
+
+def test_a_folded_scalar_stays_a_scalar(parse: Any) -> None:
+    model = parse("f (float[n] x) => (float y) { s = Mul(a, a)  y = Sqrt(s) }", a=np.float32(3))
+    FoldConstants()(model)
+    assert model.graph[0].inputs[0].const_value.shape == ()
