@@ -69,7 +69,7 @@ def _expand(node: ir.Node) -> str | None:
             return f"{equation!r} changes nothing"
         new: _Operand | str = write.permuted(operands[0], out)
     else:
-        new = _product(write, *operands, out)
+        new = _product(write, operands[0], operands[1], out)
     if isinstance(new, str):
         return f"{equation!r} {new}"
     insert_before(node, write.tape.nodes)

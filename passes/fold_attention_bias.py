@@ -91,7 +91,8 @@ def _move_value_bias(node: ir.Node) -> int:
     if shared.size != weight.shape[0]:
         return 0
     index, old = behind
-    moved = (old.astype(np.float64) + shared.astype(np.float64) @ weight).astype(np.float32)
+    spread = shared.astype(np.float64) @ weight.astype(np.float64)
+    moved = (old.astype(np.float64) + spread).astype(np.float32)
     assert node.graph is not None
     name = add_output.inputs[index]
     assert name is not None

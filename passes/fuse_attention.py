@@ -184,7 +184,7 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
     assert mask.shape is not None
     if len(mask.shape) < 2:
         mask = _raised(node.graph, mask, range(2 - len(mask.shape)), tape)
-    elif core.rank == len(mask.shape) == 3:
+    elif core.rank == 3 and len(mask.shape) == 3:
         mask = _raised(node.graph, mask, range(1, 2), tape)
     assert mask.shape is not None
     assert core.query.shape is not None

@@ -18,15 +18,29 @@ def test_the_order_of_the_canonical_passes_is_pinned() -> None:
         "fold-constants(growth_bytes=65536)",
         "infer-shapes",
         "fold-shapes",
+        "fold-constants(growth_bytes=65536)",
+        "expand-einsum",
+        "unflatten-gemm",
+        "drop-no-ops",
         "fuse-layer-norm",
+        "fuse-rms-norm",
+        "hoist-norms",
         "fuse-gelu",
+        "fuse-rotary-embedding",
+        "merge-slices",
+        "split-packed-projections",
+        "split-batched-heads",
         "fuse-attention",
+        "group-key-value-heads",
+        "fuse-key-value-cache",
         "flatten-attention-heads",
+        "expand-rotary-caches",
         "clean-up",
         "simplify-attention-mask",
         "infer-shapes",
         "fold-shapes",
         "clean-up",
+        "restore-outputs",
     ]
 
 
@@ -35,7 +49,7 @@ def test_canonical_passes_are_exact_and_optional() -> None:
     assert not any(step.required for step in CANONICAL)
 
 
-CPU = ["fold-residual-bias", "clean-up"]
+CPU = ["fold-residual-bias", "fold-attention-bias", "clean-up"]
 HALF = ["convert-precision(dtype='float16')", "clean-up"]
 STATIC = ["lower-kv-cache(length=1024)", "clean-up"]
 RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
