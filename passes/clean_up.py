@@ -44,7 +44,7 @@ class CleanUp(Pass):
 
 
 def uninlinable(model: ir.Model) -> Refusal | None:
-    """Why functions stay functions: one was written for another opset than the model."""
+    """Why functions stay functions: another opset than the model's, or a call for a part only."""
     for function in model.functions.values():
         for domain, version in function.opset_imports.items():
             have = model.opset_imports.get(domain, version)
@@ -54,6 +54,16 @@ def uninlinable(model: ir.Model) -> Refusal | None:
                     f"opset {have}; no function is inlined"
                 )
                 return Refusal("inline-functions", function.name, reason)
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    nodes = (node for part in parts for node in part.all_nodes())
+    for node in nodes if model.functions else ():
+        called = model.functions.get(node.op_identifier())
+        if called is not None and len(called.outputs) != len(node.outputs):
+            reason = (
+                f"{len(node.outputs)} of its {len(called.outputs)} outputs are asked for; no "
+                "function is inlined"
+            )
+            return Refusal("inline-functions", node.name or node.op_type, reason)
     return None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fuselage.passes.base import PassResult
 from fuselage.passes.clean_up import CleanUp, InferShapes
 
 
@@ -139,3 +140,27 @@ def test_a_concatenation_of_one_goes(parse: Any, apply: Any, same_numbers: Any) 
     assert (kinds(after), outcome.modified) == (["Neg"], True)
     assert not apply(CleanUp(), after)[1].modified
     same_numbers(model, after, X, atol=0, rtol=0)
+
+
+PARTIAL = """<ir_version: 10, opset_import: ["" : 20, "own" : 1]>
+f (float[4] x) => (float[4] y) { y = own.both(x) }
+<domain: "own", opset_import: ["" : 20]> both (x) => (a, b) { a = Neg(x)  b = Abs(x) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PARTIAL, "1 of its 2 outputs are asked for; no function is inlined"),
+        (
+            PARTIAL.replace('opset_import: ["" : 20]', 'opset_import: ["" : 18]'),
+            "the function imports opset 18 of 'ai.onnx', the model opset 20; no function",
+        ),
+    ],
+    ids=["outputs", "opset"],
+)
+def test_functions_that_do_not_fit_stay(text: str, reason: str) -> None:
+    model = ir.from_onnx_text(text)
+    outcome = CleanUp()(model)
+    assert isinstance(outcome, PassResult)
+    assert [refusal.reason.startswith(reason) for refusal in outcome.refusals] == [True]
+    assert [node.op_type for node in model.graph] == ["both"]
