@@ -210,8 +210,8 @@ def _sliced(size: Dim | None, start: Dim | None, end: Dim | None, step: int) -> 
 
 def _place(size: Dim, index: Dim) -> Dim | None:
     """Where an index lies once negative ones are counted from the end and all are clamped."""
-    if isinstance(index, int) and index < 0:
-        moved = algebra.add(size, index)
+    if algebra.lowest(index) < 0:  # a size that is negated may be 0, which counts from the start
+        moved = algebra.add(size, index) if algebra.highest(index) < 0 else None
         return moved if moved is not None and algebra.lowest(moved) >= 0 else None
     return size if isinstance(index, int) and index >= 2**31 - 1 else algebra.smaller(size, index)
 

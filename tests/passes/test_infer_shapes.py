@@ -45,6 +45,8 @@ BODIES = {
     "t = Add(p, n)\n r = Range(i0, t, i1)\n q = Range(p, t, i1)\n u = Unsqueeze(q, v1)\n"
     "l = LessOrEqual(r, u)\n y = Cast<to = 1>(l)",
     "a cut table": VECTORS + "y = Slice(position, v0, un, v1, v1)",
+    "the last rows of a table": VECTORS + "m = Mul(un, vminus)\n"
+    "y = Slice(position, m, most, v1)",
     "the last token": "y = Slice(x, vminus, most, v1)",
     "half of each": "y = Slice(x, v0, width, v2)",
     "a backward slice": "y = Slice(x, vminus, lowest, v2, vminus)",
