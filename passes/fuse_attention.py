@@ -182,9 +182,10 @@ def _expanded(node: ir.Node, mask: ir.Value, core: Core, tape: ir.tape.Tape) -> 
     """The mask with all rows and columns: ONNX Runtime 1.31 broadcasts batch and heads alone."""
     assert node.graph is not None
     assert mask.shape is not None
-    if len(mask.shape) < 2:
-        mask = _raised(node.graph, mask, range(2 - len(mask.shape)), tape)
-    elif core.rank == 3 and len(mask.shape) == 3:
+    rank = len(mask.shape)
+    if rank < 2:
+        mask = _raised(node.graph, mask, range(2 - rank), tape)
+    elif core.rank == 3 and rank == 3:
         mask = _raised(node.graph, mask, range(1, 2), tape)
     assert mask.shape is not None
     assert core.query.shape is not None
