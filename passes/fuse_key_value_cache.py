@@ -78,9 +78,18 @@ def _fuse(node: ir.Node) -> str | None:
 
 
 def _concatenation(value: ir.Value | None) -> ir.Node | None:
-    """``Concat(past, new, axis=2)`` of a cache that nothing but this attention extends."""
+    """``Concat(past, new, axis=2)`` where past is an input; two texts are joined so, too."""
     node = producer(value, "Concat")
-    if node is None or len(node.inputs) != 2 or None in node.inputs:
+    if node is None or len(node.inputs) != 2 or not _is_given(node.inputs[0]):
         return None
     rank = None if node.outputs[0].shape is None else len(node.outputs[0].shape)
     return node if rank == 4 and int_attribute(node, "axis", 0) in (2, -2) else None
+
+
+def _is_given(past: ir.Value | None) -> bool:
+    """Whether it is an input of the graph, or a window of one."""
+    window = producer(past, "Slice", "Cast")
+    while window is not None:
+        past = window.inputs[0]
+        window = producer(past, "Slice", "Cast")
+    return past is not None and past.is_graph_input()

@@ -357,3 +357,9 @@ def test_merged_rows_that_change_places_are_refused(build: Any, apply: Any) -> N
     _, outcome = apply(FlattenAttentionHeads(), model)
     assert not outcome.modified
     assert outcome.refusals[0].reason == "Reshape 'n_y' turns [2,3,2,4] into [3,2,8]"
+
+
+def test_attention_of_another_domain_is_no_candidate(build: Any, apply: Any) -> None:
+    body = SPLIT + ATTEND.replace("= Attention<scale = 0.3>", "= com.microsoft.Attention") + MERGE
+    _, outcome = apply(FlattenAttentionHeads(), build(body))
+    assert (outcome.modified, outcome.refusals) == (False, ())

@@ -29,6 +29,9 @@ def build(parse: Any) -> Any:
             f"cached ({INPUTS}) => (float[b, 4, s, 8] out{outputs}) {{ {body} }}",
             three=np.array([3]),
             one=np.array([1]),
+            one2=np.array([2]),
+            minus_two=np.array([-2]),
+            most=np.array([2**31 - 1]),
             width=np.array([8]),
         )
         InferShapes()(model)
@@ -77,7 +80,6 @@ def test_attention_takes_past_and_gives_present(build: Any, apply: Any, same_num
 
 
 def test_a_cache_that_nobody_takes_out(build: Any, apply: Any, same_numbers: Any) -> None:
-    """Learnt keys in front of all others (prefix tuning) are a past too."""
     model = build(APPEND + ATTEND, outputs="")
     after, outcome = apply(FuseKeyValueCache(), model)
     assert outcome.rewrites == 1
@@ -112,6 +114,16 @@ def test_keys_are_appended_before_their_heads_are_repeated(
     after, outcome = apply(FuseKeyValueCache(), grouped)
     assert (outcome.rewrites, outcome.refusals) == (1, ())
     same_numbers(model, after, *CASES, atol=2e-6, rtol=1e-5)
+
+
+def test_a_window_of_a_cache_is_a_past(build: Any, apply: Any, same_numbers: Any) -> None:
+    last = "w{0} = Slice(past_{0}, minus_two, most, one2)\n"
+    body = last.format("k") + last.format("v") + APPEND.replace("(past_", "(w")
+    model = build(body + ATTEND.replace(", mask)", ")"), outputs="")
+    after, outcome = apply(FuseKeyValueCache(), model)
+    assert outcome.rewrites == 1
+    assert [v.name for v in after.graph[-1].inputs[4:]] == ["wk", "wv"]
+    same_numbers(model, after, *CASES[:2], atol=2e-6, rtol=1e-5)
 
 
 REFUSED = {
@@ -161,6 +173,10 @@ def test_refusals_name_the_reason(build: Any, apply: Any, name: str) -> None:
 
 
 NO_CANDIDATES = {
+    "keys of two texts": "k2 = Neg(past_k)\n v2 = Neg(past_v)\n"
+    + APPEND.replace("(past_k", "(k2").replace("(past_v", "(v2")
+    + ATTEND,
+    "another domain": APPEND + "out = com.microsoft.Attention(x, present_k, present_v)",
     "no cache": "out = Attention(x, y, v)",
     "a cache already": "out = Attention(x, y, v, mask, past_k, past_v)",
     "several outputs": APPEND + "out, k, v2 = Attention(x, present_k, present_v)",

@@ -120,7 +120,13 @@ def test_heads_that_others_read_stay_for_them(build: Any, apply: Any, same_numbe
 
 
 def test_attention_without_repeated_heads_is_no_candidate(build: Any, apply: Any) -> None:
-    for body in ("out = Attention(x, full, full, mask)", "out = Attention(x, y, v, mask)"):
+    flat = "out = Attention<q_num_heads = 6, kv_num_heads = 6>(x, yr, vr, mask)"
+    for body in (
+        "out = Attention(x, full, full, mask)",
+        "out = Attention(x, y, v, mask)",
+        SPELLINGS["Expand"] + "out = com.microsoft.Attention(x, yr, vr, mask)",
+        SPELLINGS["Expand"] + flat,
+    ):
         _, outcome = apply(GroupKeyValueHeads(), build(body))
         assert (outcome.rewrites, outcome.refusals) == (0, ())
 
