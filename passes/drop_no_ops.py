@@ -39,7 +39,7 @@ _FARTHEST = 8
 
 @dataclass(frozen=True)
 class DropNoOps(Pass):
-    """Drop what does nothing. Graph outputs and what reads a graph input into one stay."""
+    """Drop what does nothing; a node that makes a graph output stays, for the sake of its name."""
 
     name = "drop-no-ops"
     min_opset = 13  # Unsqueeze with axes as an input
@@ -48,18 +48,25 @@ class DropNoOps(Pass):
         """Rewrite the main graph."""
         facts, rewrites = analyse(model), 0
         for node in tuple(model.graph):
-            if node.graph is None or node.domain or not node.inputs or node.inputs[0] is None:
-                continue
-            if node.outputs[0].is_graph_output():
-                continue
-            same = _same_as(node, facts)
-            if same is not None:
-                replace_value(node.outputs[0], same)
-                remove_dead(node)
-                rewrites += 1
-            elif node.op_type in _MERGES:
-                rewrites += _MERGES[node.op_type](node, facts)
+            again: ir.Node | None = node
+            while again is not None and _is_open(again):
+                same = _same_as(again, facts)
+                if same is not None:
+                    replace_value(again.outputs[0], same)
+                    remove_dead(again)
+                    rewrites += 1
+                    break
+                merge = _MERGES.get(again.op_type)
+                again = None if merge is None else merge(again, facts)
+                rewrites += again is not None
         return result(model, rewrites)
+
+
+def _is_open(node: ir.Node) -> bool:
+    """Whether a node is still there and may go."""
+    if node.graph is None or node.domain or not node.inputs or node.inputs[0] is None:
+        return False
+    return not node.outputs[0].is_graph_output()
 
 
 def _same_as(node: ir.Node, facts: Facts) -> ir.Value | None:
@@ -138,12 +145,12 @@ def _neutral(number: float, *, both: bool) -> Callable[..., ir.Value | None]:
     return same
 
 
-def _merge_unsqueezes(node: ir.Node, facts: Facts) -> int:
+def _merge_unsqueezes(node: ir.Node, facts: Facts) -> ir.Node | None:
     inner = producer(node.inputs[0], "Unsqueeze")
     axes = [facts[each.inputs[1]].ints() for each in (inner, node) if each is not None]
     shape = facts[node.outputs[0]].shape
     if inner is None or shape is None or any(found is None for found in axes):
-        return 0
+        return None
     first, second = (found for found in axes if found is not None)
     rank = len(shape)
     outer = {axis % rank for axis in second}
@@ -155,29 +162,29 @@ def _merge_unsqueezes(node: ir.Node, facts: Facts) -> int:
     node.replace_input_with(0, inner.inputs[0])
     node.replace_input_with(1, constant)
     remove_dead(inner)
-    return 1
+    return node
 
 
-def _merge_transposes(node: ir.Node, facts: Facts) -> int:
+def _merge_transposes(node: ir.Node, facts: Facts) -> ir.Node | None:
     del facts
     inner = producer(node.inputs[0], "Transpose")
     outer_order = ints_attribute(node, "perm")
     inner_order = () if inner is None else ints_attribute(inner, "perm")
     if inner is None or not outer_order or len(inner_order) != len(outer_order):
-        return 0
+        return None
     order = [inner_order[axis] for axis in outer_order]
     node.attributes["perm"] = ir.AttrInt64s("perm", order)
     node.replace_input_with(0, inner.inputs[0])
     remove_dead(inner)
-    return 1
+    return node
 
 
-def _merge_reshapes(node: ir.Node, facts: Facts) -> int:
+def _merge_reshapes(node: ir.Node, facts: Facts) -> ir.Node | None:
     """Transposing the last axes behind merged leading ones needs no merging."""
     swap = producer(node.inputs[0], "Transpose")
     merge = None if swap is None else producer(swap.inputs[0], "Reshape")
     if swap is None or merge is None or merge.inputs[0] is None:
-        return 0
+        return None
     data = merge.inputs[0]
     order = _order_without_merging(
         facts[data].shape,
@@ -186,14 +193,14 @@ def _merge_reshapes(node: ir.Node, facts: Facts) -> int:
         facts[node.outputs[0]].shape,
     )
     if order is None:
-        return 0
+        return None
     tape = ir.tape.Tape()
     new = tape.op("Transpose", [data], {"perm": list(order)})
     facts[new] = facts[node.outputs[0]]
     insert_before(node, tape.nodes)
     replace_value(node.outputs[0], new)
     remove_dead(node)
-    return 1
+    return new.producer()
 
 
 def _order_without_merging(
@@ -229,7 +236,7 @@ _RULES: dict[str, Callable[[ir.Node, ir.Value, Facts], ir.Value | None]] = {
     "Sub": _neutral(0.0, both=False),
 }
 
-_MERGES: dict[str, Callable[[ir.Node, Facts], int]] = {
+_MERGES: dict[str, Callable[[ir.Node, Facts], ir.Node | None]] = {
     "Unsqueeze": _merge_unsqueezes,
     "Transpose": _merge_transposes,
     "Reshape": _merge_reshapes,

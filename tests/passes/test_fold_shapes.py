@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
+from fuselage.passes.clean_up import CleanUp
 from fuselage.passes.fold_shapes import FoldShapes
+from fuselage.passes.infer_shapes import InferShapes
 
 CONSTANTS = {
     "heads": np.array([2]),
@@ -17,6 +18,12 @@ CONSTANTS = {
     "hidden": np.array([8]),
     "minus": np.array([-1]),
     "one": np.array([1]),
+    "zero": np.array([0]),
+    "v0": np.array([0]),
+    "v1": np.array([1]),
+    "i0": np.array(0),
+    "i1": np.array(1),
+    "m1": np.array(-1),
 }
 
 
@@ -93,27 +100,51 @@ def test_one_size_in_another_place_is_the_unknown(
     same_numbers(model, after, X, ONE, atol=0, rtol=0)
 
 
-def test_unnamed_sizes_are_never_taken_for_equal(build: Any, apply: Any) -> None:
-    model = build(SIZES + "to = Concat<axis = 0>(b0, s0, heads, width)\n y = Reshape(x, to)",
-                  outputs="float[p, q, r, t] y")  # fmt: skip
-    model.graph.inputs[0].shape = ir.Shape([None, None, 8])
-    model.graph.outputs[0].shape = ir.Shape([None, None, 2, 4])
-    after, outcome = apply(FoldShapes(), model)
-    assert not outcome.modified
-    assert "Concat" in [node.op_type for node in after.graph]
+def test_unnamed_sizes_are_equal_to_themselves_alone(build: Any, apply: Any) -> None:
+    body = SIZES + "to = Concat<axis = 0>(b0, s0, heads, width)\n y = Reshape({data}, to)"
+    inputs = "float[?, ?, 8] x, float[?, ?, 8] z"
+    for data, wanted in (("x", [[0, 0, 2, 4]]), ("z", None)):
+        model = build(body.format(data=data), inputs, "float[p, q, r, t] y")
+        for value in model.graph.inputs:
+            value.shape = ir.Shape([None, None, 8])
+        after, _ = apply(FoldShapes(), model)
+        if wanted is None:
+            assert "Concat" in [node.op_type for node in after.graph]
+        else:
+            assert targets(after) == wanted
 
 
-def test_an_empty_axis_is_left_to_allowzero(build: Any, apply: Any) -> None:
+def test_an_empty_axis_is_left_to_allowzero(build: Any, apply: Any, same_numbers: Any) -> None:
+    model = build(
+        SIZES + "to = Concat<axis = 0>(b0, s0, zero)\n y = Reshape<allowzero = 1>(x, to)",
+        "float[b, s, 0] x",
+        "float[b, s, 0] y",
+    )
+    after, _ = apply(FoldShapes(), model)
+    (reshape,) = [node for node in after.graph if node.op_type == "Reshape"]
+    assert reshape.inputs[1].const_value is None
+    assert reshape.attributes["allowzero"].as_int() == 1
+    same_numbers(model, after, {"x": np.ones((2, 3, 0), np.float32)}, atol=0, rtol=0)
+
+
+def test_a_length_that_may_be_0_is_copied(build: Any, apply: Any, same_numbers: Any) -> None:
+    """A cache starts empty; a -1 beside its length would have no answer."""
+    model = build(
+        "p = Shape<start = 2, end = 3>(x)\n b = Shape<start = 0, end = 1>(x)\n"
+        "to = Concat<axis = 0>(b, width, p, heads)\n y = Reshape<allowzero = 1>(x, to)",
+        "float[b, 4, past, 2] x",
+        "float[b, 4, past, 2] y",
+    )
+    after, _ = apply(FoldShapes(), model)
+    assert targets(after) == [[0, 4, 0, 2]]
+    for past in (0, 3):
+        x = np.ones((2, 4, past, 2), np.float32)
+        same_numbers(model, after, {"x": x}, atol=0, rtol=0)
+
+
+def test_an_unknown_rank_is_left_alone(build: Any) -> None:
     model = build(SIZES + "to = Concat<axis = 0>(b0, s0, hidden)\n y = Reshape(x, to)")
-    model.graph.outputs[0].shape = ir.Shape(["b", "s", 0])
-    assert not apply(FoldShapes(), model)[1].modified
-
-
-@pytest.mark.parametrize("where", ["x", "y"])
-def test_unknown_ranks_are_left_alone(build: Any, where: str) -> None:
-    model = build(SIZES + "to = Concat<axis = 0>(b0, s0, hidden)\n y = Reshape(x, to)")
-    value = {"x": model.graph.inputs[0], "y": model.graph.outputs[0]}[where]
-    value.shape = None
+    model.graph.inputs[0].shape = None
     assert not FoldShapes()(model).modified
 
 
@@ -134,9 +165,9 @@ def test_sizes_of_inner_tensors_are_read_from_the_input(
 ) -> None:
     model = build(
         "h = Neg(x)\n n = Shape<start = 1, end = 2>(h)\n w = Shape<start = 2, end = 3>(h)\n"
-        "y = Identity(n)\n z = Identity(w)",
+        "y = ConstantOfShape(n)\n z = ConstantOfShape(w)",
         inputs="int64[b, s] ids, float[b, s, 8] x",
-        outputs="int64[1] y, int64[1] z",
+        outputs="float[s] y, float[8] z",
     )
     after, outcome = apply(FoldShapes(), model)
     assert outcome.rewrites == 2
@@ -148,6 +179,53 @@ def test_sizes_of_inner_tensors_are_read_from_the_input(
     assert not second.modified
 
 
+LEGACY = """h = Neg(x)
+    s = Shape(h)
+    b = Gather(s, i0)
+    n = Gather(s, i1)
+    ub = Unsqueeze(b, v0)
+    un = Unsqueeze(n, v0)
+    c = Concat<axis = 0>(ub, minus, un, hidden)
+    r = Reshape(c, minus)
+    q = Shape(r)
+    o = ConstantOfShape<value = int64[1] {1}>(q)
+    k = Mul(o, m1)
+    e = Equal(r, k)
+    t = Where(e, o, r)
+    f = Unsqueeze(h, v1)
+    y = Expand(f, t)
+    d = Add(n, n)
+    p = Range(i0, d, i1)
+    z = Cast<to = 1>(p)"""
+
+
+def test_the_guard_around_expand_and_sums_of_sizes_are_written_from_inputs(
+    build: Any, apply: Any, same_numbers: Any
+) -> None:
+    """The TorchScript exporter guards every Expand against -1, which no size is."""
+    model = build(LEGACY, outputs="float[b, 1, s, 8] y, float[t] z")
+    after, _ = apply(FoldShapes(), model)
+    after, _ = apply(CleanUp(), after)
+    kinds = [node.op_type for node in after.graph]
+    assert sorted(kinds) == sorted(
+        ["Shape", "Shape", "Concat", "Mul", "Squeeze", "Neg", "Unsqueeze", "Expand", "Range",
+         "Cast"]
+    )  # fmt: skip
+    assert all(n.inputs[0].name == "x" for n in after.graph if n.op_type == "Shape")
+    same_numbers(model, after, X, ONE, atol=0, rtol=0)
+    assert not apply(FoldShapes(), after)[1].modified
+
+
+def test_equal_chains_of_two_layers_become_one(build: Any, apply: Any) -> None:
+    layer = (
+        "h{0} = Neg({1})\n n{0} = Shape<start = 1, end = 2>(h{0})\n r{0} = ConstantOfShape(n{0})\n"
+    )
+    model = build(layer.format(0, "x") + layer.format(1, "h0") + "y = Add(r0, r1)",
+                  outputs="float[s] y")  # fmt: skip
+    after, _ = apply(FoldShapes(), model)
+    assert [node.op_type for node in after.graph].count("Shape") == 1
+
+
 @pytest.mark.parametrize(
     ("attributes", "wanted"),
     [("start = -1", [8]), ("start = 2, end = 9", [8]), ("start = 1, end = 1", []),
@@ -156,25 +234,17 @@ def test_sizes_of_inner_tensors_are_read_from_the_input(
 def test_static_sizes_become_constants(
     build: Any, apply: Any, same_numbers: Any, attributes: str, wanted: list[int]
 ) -> None:
-    model = build(f"n = Shape<{attributes}>(x)\n y = Identity(n)", outputs="int64[n] y")
+    model = build(f"n = Shape<{attributes}>(x)\n y = ConstantOfShape(n)", outputs="float[n] y")
+    model.graph.outputs[0].shape = ir.Shape(wanted)
     after, outcome = apply(FoldShapes(), model)
     assert outcome.rewrites == 1
     assert after.graph[0].inputs[0].const_value.numpy().tolist() == wanted
     same_numbers(model, after, X, atol=0, rtol=0)
 
 
-def test_a_static_size_that_is_a_graph_output_keeps_its_name(
-    build: Any, apply: Any, same_numbers: Any
-) -> None:
-    model = build("y = Shape<start = 2>(x)\n z = Neg(x)", outputs="int64[1] y, float[b, s, 8] z")
-    after, outcome = apply(FoldShapes(), model)
-    assert outcome.rewrites == 1
-    assert [value.name for value in after.graph.outputs] == ["y", "z"]
-    same_numbers(model, after, X, atol=0, rtol=0)
-
-
-def test_whole_shapes_stay(build: Any, apply: Any) -> None:
-    model = build("h = Neg(x)\n y = Shape(h)", outputs="int64[3] y")
+def test_sizes_that_are_outputs_stay(build: Any, apply: Any) -> None:
+    model = build("h = Neg(x)\n y = Shape(h)\n z = Shape<start = 2>(x)",
+                  outputs="int64[3] y, int64[1] z")  # fmt: skip
     assert not apply(FoldShapes(), model)[1].modified
 
 
