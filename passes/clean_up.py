@@ -9,7 +9,6 @@ import onnx_ir.passes.common as common
 
 from ..graph.history import Refusal
 from .base import Pass, PassResult
-from .infer_shapes import InferShapes as InferShapes
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.passes.base import PassResult
-from fuselage.passes.clean_up import CleanUp, InferShapes
+from fuselage.passes.clean_up import CleanUp
+from fuselage.passes.infer_shapes import InferShapes
 
 
 def kinds(model: ir.Model) -> list[str]:

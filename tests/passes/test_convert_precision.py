@@ -11,8 +11,8 @@ import pytest
 
 from fuselage.errors import PassError
 from fuselage.graph.model import Graph
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.convert_precision import ConvertPrecision
+from fuselage.passes.infer_shapes import InferShapes
 from fuselage.passes.pipeline import PassPipeline
 
 # Two products, a mask with a fill, mean pooling and an L2 norm: the shape of a sentence encoder.

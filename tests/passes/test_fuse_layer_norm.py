@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.fuse_layer_norm import FuseLayerNorm
+from fuselage.passes.infer_shapes import InferShapes
 
 TEXT = """norm (float[b, s, 6] x) => (float[b, s, 6] y{more}) {{
     mean = ReduceMean<keepdims = {keep}>(x, {axes1})

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.clean_up import InferShapes
 from fuselage.passes.fuse_layer_norm import FuseLayerNorm
 from fuselage.passes.fuse_rms_norm import FuseRmsNorm
+from fuselage.passes.infer_shapes import InferShapes
 
 SQUARES = {"pow": "q = Pow(x, two)", "mul": "q = Mul(x, x)"}
 ROOTS = {
