@@ -168,6 +168,8 @@ def _redrawn(
         return tokens
     hidden = np.zeros(tokens.shape[:2], bool)
     for mask in masks:
+        if len(mask) != len(tokens):
+            continue
         if tokens.shape[1] in (mask.shape[1], mask.shape[1] - case.past):
             hidden |= mask[:, -tokens.shape[1] :] == 0
     if tokens.dtype.kind in "iu":

@@ -8,6 +8,7 @@ import pytest
 
 from fuselage.compiler.input_roles import input_roles, size_of, size_plans
 from fuselage.compiler.sampling import CASES, Case, Sample, draw
+from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
 
 MIXED = """net (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask,
@@ -208,3 +209,18 @@ def test_the_likely_plan_comes_first_and_each_symbol_is_varied() -> None:
     }  # fmt: skip
     assert plans[1]["s69"] == plans[1]["s53"] == "sequence"
     assert {plan["s53"] for plan in plans} == {"total", "sequence", "past", "target", "batch"}
+
+
+def test_a_mask_of_another_batch_hides_nothing() -> None:
+    graph = graph_of(MIXED.replace("bool[batch, sequence] key_mask", "bool[2, sequence] key_mask"))
+    roles = input_roles(graph)
+    sample = draw(roles, next(iter(size_plans(roles))), CASES[-1])
+    assert sample.redrawn is not None
+    assert sample.redrawn["input_ids"].shape == sample.feeds["input_ids"].shape
+
+
+def test_inputs_of_any_size_are_not_drawn() -> None:
+    graph = graph_of(MIXED.replace("float[batch, 3] scores", "float[batch, 1099511627776] scores"))
+    roles = input_roles(graph)
+    with pytest.raises(CalibrationError, match=r"input scores: .* needs [0-9,]+ bytes, a sample"):
+        draw(roles, next(iter(size_plans(roles))), CASES[0])

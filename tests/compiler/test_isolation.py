@@ -1,0 +1,75 @@
+"""A command that reads a file from anywhere runs in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import os, signal, sys, time
+from fuselage.compiler.cli.isolation import run_isolated
+def command(arguments):
+    print("started", flush=True)
+    {body}
+    return 7
+sys.exit(run_isolated(command, sys.argv[1:]))
+"""
+
+
+def start(body: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE.format(body=body), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [("SIGSEGV", "the model is damaged"), ("SIGKILL", "it ran out of memory")],
+)
+def test_a_death_is_one_message(number: str, hint: str) -> None:
+    done = start(f"os.kill(os.getpid(), signal.{number})", "optimize", "-q", "in.onnx")
+    _, err = done.communicate(timeout=60)
+    assert done.returncode == 1
+    assert err == (
+        f"error: in.onnx: onnx or ONNX Runtime died of {number} on it; perhaps {hint}; nothing was "
+        "written\n"
+    )
+
+
+def test_the_exit_code_is_handed_on() -> None:
+    done = start("pass", "inspect", "in.onnx")
+    done.communicate(timeout=60)
+    assert done.returncode == 7
+
+
+def test_other_commands_run_in_the_same_process() -> None:
+    done = start("os.kill(os.getpid(), signal.SIGKILL)", "doctor")
+    done.communicate(timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_an_interrupt_reaches_the_command_once() -> None:
+    body = "try: time.sleep(60)\n    except KeyboardInterrupt: time.sleep(0.3); sys.exit(130)"
+    running = start(body, "optimize", "in.onnx")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "started\n"
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+
+
+def test_memory_beyond_the_machine_is_refused_not_fatal(tmp_path: Path) -> None:
+    body = "bytearray(1 << 46)"
+    done = start(f"try: {body}\n    except MemoryError: sys.exit(3)", "lint", str(tmp_path))
+    done.communicate(timeout=60)
+    assert done.returncode == 3
