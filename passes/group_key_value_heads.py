@@ -70,8 +70,9 @@ class _Repetition:
     """Heads before they were repeated.
 
     Attributes:
-        lifted: [batch, heads, 1, keys, size], or [batch, keys, heads, 1, size].
-        axis: of the heads, 1 or 2.
+        lifted: [batch, heads, 1, keys, size] with the first four axes in any order, but a 1
+            behind the heads.
+        axis: of the heads.
         heads: their number.
         steps: what follows the repetition, last first.
     """
@@ -89,10 +90,10 @@ def _repetition(value: ir.Value | None, axis: int) -> _Repetition | None:
         return None
     if node.op_type == "Reshape":
         return _repeated(node, axis)
+    if node.op_type == "RotaryEmbedding" and axis != 1:
+        return None  # it takes another axis for the heads
     if node.op_type == "Transpose":
-        if ints_attribute(node, "perm") != (0, 2, 1, 3) or axis != 1:
-            return None
-        axis = 2
+        axis = ints_attribute(node, "perm")[axis]
     found = _repetition(node.inputs[0], axis)
     return None if found is None else replace(found, steps=(node, *found.steps))
 

@@ -35,6 +35,7 @@ CONSTANTS = {
     "single": np.array([0, 1, -1, 4]),
     "half": np.float32(0.5),
     "negative": np.float32(-0.5),
+    "nothing": np.float32(0),
     "eight": np.arange(1, 9, dtype=np.float32) / 8,
     "crossed": np.array([3, 2, 2, 4]),
     "crossed3": np.array([3, 2, 8]),
@@ -155,6 +156,7 @@ SCALED = "qs = Mul(q, {})\n" + swapped("q4 = Reshape(q, split)", "q4 = Reshape(q
     [
         ("half", "<scale = 0.3>", 0.15),
         ("negative", "<scale = 0.3>", 0.3),
+        ("nothing", "<scale = 0.3>", 0.3),
         ("eight", "<scale = 0.3>", 0.3),
         ("half", "", None),  # no scale is given: its default depends on the size of the heads
     ],

@@ -267,12 +267,50 @@ def test_heads_cut_out_of_five_dimensions_are_squeezed(
         same_numbers(model, after, case | {"packed": packed}, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("perm", ["[0, 3, 1, 2]", "[0, 1, 2, 3]"])
-def test_another_transposition_stays(build: Any, apply: Any, perm: str) -> None:
-    body = SPELLINGS["Expand"] + "yt = Transpose<perm = [0, 1, 2, 3]>(yr)\n"
-    body += "vt = Transpose<perm = [0, 1, 2, 3]>(vr)\n"
-    body = body.replace("[0, 1, 2, 3]", perm)
-    _, outcome = apply(GroupKeyValueHeads(), build(body + "out = Attention(x, yt, vt, mask)"))
+def test_transpositions_may_move_every_axis(build: Any, apply: Any, same_numbers: Any) -> None:
+    """Keys in front, as nn.MultiheadAttention has them: [keys, batch, heads, size]."""
+    inputs = INPUTS.replace("b, 2, k, 4", "k, b, 2, 4")
+    body = BY_KEYS.replace("(b, k,", "(k0, b0,") + BEHIND.replace("last", "three")
+    for n in "yv":
+        body = body.replace(f"{n}t = Transpose<perm = [0, 2, 1, 3]>({n})", "")
+        body = body.replace(f"Unsqueeze({n}t,", f"Unsqueeze({n},")
+        body = body.replace(f"<perm = [0, 2, 1, 3]>({n}m)", f"<perm = [1, 2, 0, 3]>({n}m)")
+    sizes = "k0 = Shape<start = 0, end = 1>(y)\n b0 = Shape<start = 1, end = 2>(y)\n"
+    model = build(sizes + body + ATTEND.replace("yr, vr", "yh, vh"), inputs)
+    after, outcome = apply(GroupKeyValueHeads(), model)
+    assert outcome.rewrites == 1
+    assert [str(v.shape) for v in after.graph[-1].inputs[1:3]] == ["[b,2,k,4]"] * 2
+    for case in CASES:
+        moved = {n: case[n].transpose(2, 0, 1, 3).copy() for n in "yv"}
+        same_numbers(model, after, case | moved, atol=2e-6, rtol=1e-5)
+
+
+ELSEWHERE = {
+    "another axis was repeated": ("[0, 1, 2, 3]", "yw5 = Identity(yr)\n vw5 = Identity(vr)\n"),
+    "a rotation along the heads": (
+        "[0, 2, 1, 3]",
+        "yw5 = RotaryEmbedding(yr, cos, sin)\n vw5 = RotaryEmbedding(vr, cos, sin)\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_repetition_of_what_is_no_head_stays(build: Any, apply: Any, name: str) -> None:
+    """[b, k, 6, 4] repeated along its third axis, which is the length until it is transposed."""
+    perm, between = ELSEWHERE[name]
+    inputs = INPUTS.replace("b, 2, k, 4", "b, k, 2, 4").replace("b, 6, k, 4", "b, 6, 6, 4")
+    if name == "another axis was repeated":
+        inputs = inputs.replace("b, k, 2, 4", "b, 6, 2, 4")
+    body = "b1 = Shape<start = 0, end = 1>(y)\n k1 = Shape<start = 1, end = 2>(y)\n"
+    body += BY_KEYS.replace("(b, k,", "(b1, k1,") + "".join(
+        f"{n}5 = Unsqueeze({n}, three)\n {n}w = Expand({n}5, by_keys)\n"
+        f"{n}r = Reshape({n}w, merged_by_keys)\n"
+        for n in "yv"
+    )
+    body += between + "".join(f"{n}h = Transpose<perm = {perm}>({n}w5)\n" for n in "yv")
+    inputs += ", float[b, 6, 2] cos, float[b, 6, 2] sin"
+    model = build(body + "out = Attention<scale = 0.3>(x, yh, vh)", inputs)
+    _, outcome = apply(GroupKeyValueHeads(), model)
     assert not outcome.modified
 
 
