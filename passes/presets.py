@@ -95,7 +95,7 @@ def lowering(
     if target == "ort-cpu":
         costs = costs or CostTable.shipped(target)
         chosen = () if costs is None else costs.passes()
-        return (FoldResidualBias(), FoldAttentionBias(), *chosen, CleanUp())
+        return (FoldResidualBias(), *chosen, FoldAttentionBias(), CleanUp())
     if target not in ("ort-cuda", "tensorrt", "tensorrt-rtx"):
         raise PassError(f"target {target!r}: there is no lowering for it")
     # A static cache is all that TensorRT updates; nothing happens to a graph without one.

@@ -1,8 +1,9 @@
 """Which form of an operator is fastest on a target: measured, kept as data, asked by lowerings.
 
-A choice has forms. The first is what the canonical dialect writes; each other form has a pass that
-writes it. A table holds what was measured where, and picks the form with the smallest time. The
-tables beside this file ship with fuselage; ``fuselage tune`` measures another machine.
+A choice has forms. The first is what the canonical dialect writes; a form has a pass that writes it
+where a graph has the other. A table holds what was measured where, and picks the form with the
+smallest time. The tables beside this file ship with fuselage; ``fuselage tune`` measures another
+machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ...errors import PassError
 from ..base import Pass
 from ..fuse_skip_layer_norm import FuseSkipLayerNorm
 from ..merge_qkv import MergeQkv
+from ..split_packed_weights import SplitPackedWeights
 from ..use_multi_head_attention import UseMultiHeadAttention
 
 MARGIN = 0.98
@@ -25,7 +27,7 @@ MARGIN = 0.98
 
 CHOICES: Mapping[str, Mapping[str, Pass | None]] = {
     "attention": {"Attention": None, "MultiHeadAttention": UseMultiHeadAttention()},
-    "qkv": {"three products": None, "one product": MergeQkv()},
+    "qkv": {"three products": SplitPackedWeights(), "one product": MergeQkv()},
     "residual norm": {
         "Add, LayerNormalization": None,
         "SkipLayerNormalization": FuseSkipLayerNorm("LayerNormalization"),
@@ -35,7 +37,8 @@ CHOICES: Mapping[str, Mapping[str, Pass | None]] = {
         "SkipSimplifiedLayerNormalization": FuseSkipLayerNorm("RMSNormalization"),
     },
 }
-"""Choice -> form -> the pass that writes it; None is the canonical form, always the first."""
+"""Choice -> form -> the pass that writes it, None where every graph has it. The first form is
+canonical."""
 
 _SHIPPED = Path(__file__).parent
 

@@ -13,6 +13,7 @@ from fuselage.passes.costs import CHOICES, MARGIN, CostTable, Measurement
 from fuselage.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
 from fuselage.passes.merge_qkv import MergeQkv
 from fuselage.passes.presets import lowering
+from fuselage.passes.split_packed_weights import SplitPackedWeights
 
 
 def table(**ratios: float) -> CostTable:
@@ -31,7 +32,7 @@ def table(**ratios: float) -> CostTable:
 def test_the_canonical_form_wins_a_tie_and_what_lies_in_the_noise() -> None:
     for ratio in (1.0, MARGIN, 1.5):
         assert table(one_product=ratio).best("qkv") == "three products"
-        assert table(one_product=ratio).passes() == ()
+        assert table(one_product=ratio).passes() == (SplitPackedWeights(),)
 
 
 def test_a_faster_form_brings_its_pass() -> None:

@@ -49,7 +49,7 @@ def test_canonical_passes_are_exact_and_optional() -> None:
     assert not any(step.required for step in CANONICAL)
 
 
-CPU = ["fold-residual-bias", "fold-attention-bias", "clean-up"]
+CPU = ["fold-residual-bias", "split-packed-weights", "fold-attention-bias", "clean-up"]
 HALF = ["convert-precision(dtype='float16')", "clean-up"]
 STATIC = ["lower-kv-cache(length=1024)", "clean-up"]
 RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
