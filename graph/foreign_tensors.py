@@ -53,6 +53,11 @@ def _check_tensor(tensor: TensorProto, place: str, path: Path) -> tuple[Path, in
     """File, offset and bytes of an external tensor, None of one that is here."""
     needed = _needed_bytes(tensor, place, path)
     if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_type == TensorProto.STRING:
+            raise GraphError(
+                f"{path}: {place} holds strings in a file of weights; ONNX keeps strings in the "
+                "graph, export the model again"
+            )
         return (*_external_file(tensor, needed, place, path), needed)
     _check_held(tensor, needed, place, path)
     return None

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from fuselage.compiler.cli import run
 from fuselage.compiler.quiet import quiet_transformers
 from fuselage.compiler.random_tokenizer import random_tokenizer_json
+
+Optimize = Callable[..., tuple[int, str]]
 
 LAYERS = 1
 SIZES = {
@@ -165,3 +168,38 @@ def cli(
         return code, captured.out, " ".join(captured.err.split())
 
     return call
+
+
+@pytest.fixture
+def optimize(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Optimize:
+    """Optimise a model or a file: (exit code, stderr). Checks what holds for every outcome."""
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "out").mkdir()
+
+    def call(model: onnx.ModelProto | bytes | Path, *options: str) -> tuple[int, str]:
+        source, target = tmp_path / "in.onnx", tmp_path / "out" / "out.onnx"
+        if isinstance(model, Path):
+            source = model
+        else:
+            source.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        capfd.readouterr()
+        code = run(["optimize", str(source), str(target), "--threads", "1", *options])
+        err = capfd.readouterr().err
+        if code:
+            assert code == 1
+            assert err.startswith("error: ")
+            assert len(err.splitlines()) == 1, err
+            assert list(target.parent.iterdir()) == []
+        else:
+            onnx.checker.check_model(str(target))
+            assert all(file.name.startswith("out.") for file in target.parent.iterdir())
+        return code, err
+
+    return call
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "out.onnx"

@@ -1,13 +1,10 @@
-"""``fuselage optimize`` on models from anywhere: optimised, passed on, or refused."""
+"""``fuselage optimize`` on sound models from anywhere: optimised, or passed on as they are."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,100 +13,22 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
 
 from fuselage.compiler import reference
-from fuselage.compiler.cli import run
 
-Array = NDArray[Any]
-Optimize = Callable[..., tuple[int, str]]
-MOST = np.finfo(np.float32).max
-
-GELU = "d = Div(x, root)  e = Erf(d)  a = Add(e, one)  m = Mul(x, a)  g = Mul(m, half)"
-WEIGHTS = {
-    "root": np.float32(2**0.5),
-    "one": np.float32(1),
-    "half": np.float32(0.5),
-    "w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8),
-    "b": np.linspace(0, 1, 8, dtype=np.float32),
-}
-
-
-def model_of(
-    text: str, *, opset: int = 20, header: str = "", **constants: Array | np.generic
-) -> onnx.ModelProto:
-    """ONNX text; the constants it reads become initializers."""
-    header = header or f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
-    model = onnx.parser.parse_model(f"{header}\n{text}")
-    for name, value in (WEIGHTS | constants).items():
-        if f" {name}" in text or f"({name}" in text:
-            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
-    return model
-
-
-@pytest.fixture
-def optimize(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Optimize:
-    """Optimise a model or a file; (exit code, stderr). Checks what holds for every outcome."""
-    monkeypatch.setenv("COLUMNS", "160")
-    (tmp_path / "out").mkdir()
-
-    def call(model: onnx.ModelProto | bytes | Path, *options: str) -> tuple[int, str]:
-        source, target = tmp_path / "in.onnx", tmp_path / "out" / "out.onnx"
-        if isinstance(model, Path):
-            source = model
-        else:
-            source.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-        capfd.readouterr()
-        code = run(["optimize", str(source), str(target), "--threads", "1", *options])
-        err = capfd.readouterr().err
-        if code:
-            assert code == 1
-            assert err.startswith("error: ")
-            assert len(err.splitlines()) == 1, err
-            assert list(target.parent.iterdir()) == []
-        else:
-            onnx.checker.check_model(str(target))
-            assert all(file.name.startswith("out.") for file in target.parent.iterdir())
-        return code, err
-
-    return call
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out" / "out.onnx"
-
-
-def answers(model: onnx.ModelProto | Path, feeds: dict[str, Array]) -> list[Any]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    data = str(model) if isinstance(model, Path) else model.SerializeToString()
-    session = ort.InferenceSession(data, options, ["CPUExecutionProvider"])
-    return list(session.run(None, feeds))
-
-
-def assert_same(model: onnx.ModelProto, out: Path, **feeds: Array) -> None:
-    for wanted, got in zip(answers(model, feeds), answers(out, feeds), strict=True):
-        if isinstance(wanted, list):
-            wanted, got = np.concatenate(wanted), np.concatenate(got)
-        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-        if wanted.dtype.kind == "f":
-            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(got, wanted)
-
-
-def operators(path: Path) -> list[str]:
-    return sorted(node.op_type for node in onnx.load(path).graph.node)
-
-
-X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(3, 8)
-
+from .outside_models import (
+    GELU,
+    WEIGHTS,
+    Array,
+    Optimize,
+    X,
+    answers,
+    assert_same,
+    functions_model,
+    model_of,
+    operators,
+)
 
 # --- optimised, with the same answers
 
@@ -147,29 +66,6 @@ def test_around_subgraphs_that_read_outer_values(text: str, optimize: Optimize, 
             assert_same(model, out, x=X, flag=np.asarray(flag))
     else:
         assert_same(model, out, **feeds)
-
-
-FUNCTIONS = """<ir_version: 10, opset_import: ["" : 20, "own" : 1]>
-f (float[n, 8] x) => (float[n, 8] y) {
-    g = own.gelu(x, root)
-    h = own.soft <axis = 0> (g)
-    y = own.twice(h)
-}
-<domain: "own", opset_import: ["" : 20]>
-gelu (x, root) => (g) {
-    one = Constant<value = float {1.0}>()  half = Constant<value = float {0.5}>()
-    d = Div(x, root)  e = Erf(d)  a = Add(e, one)  m = Mul(x, a)  g = Mul(m, half)
-}
-<domain: "own", opset_import: ["" : 20]>
-soft <axis> (x) => (y) { y = Softmax<axis: int = @axis>(x) }
-<domain: "own", opset_import: ["" : 20, "own" : 1]>
-twice (x) => (y) { s = own.soft<axis = 1>(x)  y = Add(s, x) }"""
-
-
-def functions_model() -> onnx.ModelProto:
-    model = onnx.parser.parse_model(FUNCTIONS)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHTS["root"], "root"))
-    return model
 
 
 def test_model_local_functions_are_inlined_and_rewritten(optimize: Optimize, out: Path) -> None:
@@ -421,198 +317,6 @@ def test_unknown_operators_stay_where_they_are(optimize: Optimize, out: Path) ->
     assert (code, operators(out)) == (0, ["Gelu", "Swirl"]), err
     (swirl,) = (node for node in onnx.load(out).graph.node if node.op_type == "Swirl")
     assert (swirl.domain, swirl.attribute[0].i) == ("acme.ops", 2)
-
-
-# --- refused, in one line
-
-
-def changed(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
-    model = model_of(f"f (float[n, 8] x) => (float[n, 8] y) {{ {GELU}  y = MatMul(g, w) }}")
-    change(model)
-    return model
-
-
-def recursive() -> onnx.ModelProto:
-    model = functions_model()
-    model.functions[1].node[0].op_type, model.functions[1].node[0].domain = "twice", "own"
-    del model.functions[1].node[0].attribute[:]
-    return model
-
-
-def overfed() -> onnx.ModelProto:
-    model = functions_model()
-    model.graph.node[1].input.append("x")
-    return model
-
-
-def external(place: str, **more: str) -> onnx.ModelProto:
-    def change(model: onnx.ModelProto) -> None:
-        tensor = next(t for t in model.graph.initializer if t.name == "w")
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in {"location": place, **more}.items():
-            tensor.external_data.add(key=key, value=value)
-
-    return changed(change)
-
-
-def as_tensor(name: str, **fields: Any) -> Callable[[onnx.ModelProto], object]:
-    def change(model: onnx.ModelProto) -> None:
-        tensor = next(t for t in model.graph.initializer if t.name == name)
-        for field, value in fields.items():
-            if isinstance(value, list):
-                getattr(tensor, field)[:] = value
-            else:
-                setattr(tensor, field, value)
-
-    return change
-
-
-def without_rank(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-
-
-def cyclic(model: onnx.ModelProto) -> None:
-    model.graph.node[0].input[0] = "g"
-
-
-def sparse(*, places: list[int], dims: list[int]) -> Callable[[onnx.ModelProto], object]:
-    def change(model: onnx.ModelProto) -> None:
-        entry = model.graph.sparse_initializer.add(dims=dims)
-        values = np.ones(2, np.float32)
-        entry.values.CopyFrom(onnx.numpy_helper.from_array(values, "s"))
-        entry.indices.CopyFrom(onnx.numpy_helper.from_array(np.asarray(places), "at"))
-
-    return change
-
-
-REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
-    "a cycle": (lambda: changed(cyclic), "'d' \\(Div\\) reads 'g', which no input"),
-    "a missing weight": (
-        lambda: changed(lambda m: m.graph.initializer.pop()), "reads 'w', which no input"),
-    "a value defined twice": (
-        lambda: changed(lambda m: m.graph.node.append(m.graph.node[0])), "'d', which is defined"),
-    "two weights of one name": (
-        lambda: changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])),
-        "expected initializers with names of their own, got two of the name 'root'"),
-    "a weight without a name": (
-        lambda: changed(lambda m: m.graph.initializer.add(data_type=1, float_data=[1.0])),
-        "got one without a name"),
-    "an output of nothing": (
-        lambda: changed(lambda m: setattr(m.graph.output[0], "name", "lost")),
-        "no node, input or initializer gives the output 'lost'"),
-    "an endless name": (
-        lambda: changed(lambda m: setattr(m.graph.output[0], "name", "x" * 10**6)),
-        "gives the output 'x{120}...'; the graph"),
-    "an opset to come": (
-        lambda: changed(lambda m: setattr(m.opset_import[0], "version", 99)),
-        "imports opset 99 of ai.onnx, the installed onnx .* knows 1 to"),
-    "an IR version to come": (
-        lambda: changed(lambda m: setattr(m, "ir_version", 99)), "checker says: .*ir_version 99"),
-    "no opset": (
-        lambda: changed(lambda m: m.ClearField("opset_import")), "imports no opset, so its"),
-    "two opsets": (
-        lambda: changed(lambda m: m.opset_import.add(domain="ai.onnx", version=9)),
-        "imports opset 20 and opset 9 of domain 'ai.onnx'; expected one version"),
-    "an unknown operator": (
-        lambda: changed(lambda m: setattr(m.graph.node[0], "op_type", "Swirl")),
-        "checker says: No Op registered for Swirl"),
-    "an unknown rank": (lambda: changed(without_rank), "Field 'shape' of 'type' is required"),
-    "a recursive function": (recursive, "function '(soft|twice)' calls itself"),
-    "a call with too much": (overfed, "'h' \\(soft\\) calls a function of 1 inputs and 1 outputs"),
-    "an attribute from nowhere": (
-        lambda: changed(lambda m: m.graph.node[0].attribute.add(
-            name="axis", type=2, ref_attr_name="axis")), "takes its attribute 'axis' from 'axis'"),
-    "too few bytes": (
-        lambda: changed(as_tensor("w", raw_data=b"1234")), "'w' \\[8, 8\\] needs 256 .* holds 4"),
-    "a negative size": (
-        lambda: changed(as_tensor("w", dims=[-8, 8])), "'w' has data type 1 and shape \\[-8, 8\\]"),
-    "an endless size": (
-        lambda: changed(as_tensor("w", dims=[2**62, 2**62])), "'w' .* needs 8[0-9,]+ bytes"),
-    "an unknown dtype": (
-        lambda: changed(as_tensor("w", data_type=77)), "'w' has data type 77 .* expected a type"),
-    "an endless sparse weight": (
-        lambda: changed(sparse(places=[0, 1], dims=[2**40])), "'s' .* cannot be made dense"),
-    "a sparse weight outside itself": (
-        lambda: changed(sparse(places=[0, 9], dims=[4])), "'s' \\[4\\] cannot be made dense"),
-    "weights that are missing": (lambda: external("none.bin"), "bytes of none.bin, which is miss"),
-    "weights elsewhere": (lambda: external("/etc/hostname"), "'/etc/hostname', outside the folder"),
-    "weights above": (lambda: external("../w.bin"), "'../w.bin', outside the folder"),
-    "weights in a folder": (lambda: external("."), "which is missing"),
-    "weights too short": (lambda: external("short.bin"), "of short.bin, which holds 100; the"),
-    "weights before their file": (
-        lambda: external("short.bin", offset="-8"), "lies at '-8' of its file"),
-    "weights after their file": (
-        lambda: external("short.bin", offset="9" * 30), "of short.bin, which holds 100"),
-    "weights of two names": (lambda: external("twin.bin"), "'twin.bin', which has other"),
-    "weights behind a link": (lambda: external("link.bin"), "in 'link.bin', a link out of the"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
-def test_broken_models_are_refused_by_every_verb(
-    make: Callable[[], onnx.ModelProto],
-    reason: str,
-    optimize: Optimize,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "short.bin").write_bytes(bytes(100))
-    (tmp_path.parent / f"{tmp_path.name}.secret").write_bytes(bytes(1000))
-    (tmp_path / "twin.bin").hardlink_to(tmp_path.parent / f"{tmp_path.name}.secret")
-    (tmp_path / "link.bin").symlink_to(tmp_path.parent / f"{tmp_path.name}.secret")
-    code, err = optimize(make())
-    assert (code, len(err) < 1000) == (1, True)
-    assert re.search(reason, err), err
-    for verb in ("explain", "inspect"):
-        assert run([verb, str(tmp_path / "in.onnx")]) == 1
-        assert capfd.readouterr().err == err
-
-
-FOREIGN: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "an empty file"),
-    "zip": (b"PK\x03\x04" + bytes(60), "a zip archive"),
-    "json": (json.dumps({"graph": {}}).encode(), "JSON"),
-    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-    "html": (b"<!DOCTYPE html><html></html>", "HTML or XML"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file"),
-    "noise": (bytes(range(256)), "not a readable ONNX model"),
-}
-
-
-@pytest.mark.parametrize(("content", "kind"), FOREIGN.values(), ids=FOREIGN)
-def test_other_files_are_named(content: bytes, kind: str, optimize: Optimize) -> None:
-    code, err = optimize(content)
-    assert (code, kind in err) == (1, True), err
-
-
-def test_a_renamed_archive_is_named(optimize: Optimize, tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "model.onnx", "w") as archive:
-        archive.writestr("model.onnx", b"data")
-    code, err = optimize(tmp_path / "model.onnx")
-    assert (code, "a zip archive" in err) == (1, True)
-
-
-def test_every_truncation_is_refused_or_still_a_model(optimize: Optimize) -> None:
-    content = changed(lambda _: None).SerializeToString()
-    codes = [optimize(content[:length])[0] for length in range(0, len(content), 61)]
-    assert set(codes) == {1}
-
-
-def test_linked_caches_are_read_where_both_files_lie(
-    optimize: Optimize, out: Path, tmp_path: Path
-) -> None:
-    """As the hub's cache has it: links in a snapshot, both files among the blobs."""
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
-    blobs.mkdir()
-    snapshot.mkdir()
-    (blobs / "1").write_bytes(external("w.bin").SerializeToString())
-    (blobs / "2").write_bytes(WEIGHTS["w"].tobytes())
-    for link, blob in (("model.onnx", "1"), ("w.bin", "2")):
-        os.symlink(f"../blobs/{blob}", snapshot / link)
-    code, err = optimize(snapshot / "model.onnx")
-    assert code == 0, err
-    assert_same(changed(lambda _: None), out, x=X)
 
 
 def divided_by_zero() -> onnx.ModelProto:
