@@ -391,6 +391,26 @@ RANKS = {
 }
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+def test_masks_of_more_dimensions_than_the_scores_are_refused(
+    parse: Any, apply: Any, rank: int
+) -> None:
+    heads = "2, " if rank == 4 else ""
+    tensor = f"float[1, {heads}s, 16]"
+    more = f"float[b, 1, {heads}s, s]"
+    model = parse(
+        f"""core ({tensor} x, {tensor} y, {tensor} v, {more} mask)
+            => (float[b, 1, {heads}s, 16] out)
+            {{ yt = Transpose<perm = {[0, 1, 3, 2] if heads else [0, 2, 1]}>(y)
+               raw = MatMul(x, yt)\n scores = Add(raw, mask)\n p = Softmax(scores)
+               out = MatMul(p, v) }}"""
+    )
+    InferShapes()(model)
+    _, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    assert f"expected at most {rank} dimensions" in outcome.refusals[0].reason
+
+
 @pytest.mark.parametrize("name", RANKS)
 def test_other_ranks_are_refused(parse: Any, apply: Any, name: str) -> None:
     q, k, v, reason = RANKS[name]

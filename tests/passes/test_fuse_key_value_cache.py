@@ -179,6 +179,8 @@ NO_CANDIDATES = {
     "another domain": APPEND + "out = com.microsoft.Attention(x, present_k, present_v)",
     "no cache": "out = Attention(x, y, v)",
     "a cache already": "out = Attention(x, y, v, mask, past_k, past_v)",
+    "a cache before another": APPEND
+    + "out = Attention(x, present_k, present_v, mask, past_k, past_v)",
     "several outputs": APPEND + "out, k, v2 = Attention(x, present_k, present_v)",
 }
 
