@@ -14,7 +14,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.cli import run
 from fuselage.compiler.cli.build import _default_out as default_out
 from fuselage.compiler.cli.run import _texts as read_texts
 from fuselage.compiler.pipeline import _verdict_text
