@@ -114,6 +114,7 @@ def _open(model: ir.Model, threads: int) -> tuple[Any, list[Any]]:
     options = session_options(threads)  # raises when onnxruntime is missing
     import onnxruntime as ort
 
+    ort.set_default_logger_severity(4)  # allocators log to stderr what is raised as well
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Batches differ in shape: a memory pattern would be planned and kept for each of them.
     options.enable_mem_pattern = False

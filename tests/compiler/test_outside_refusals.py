@@ -175,7 +175,7 @@ def test_broken_models_are_refused_by_every_verb(
     code, err = optimize(make())
     assert (code, len(err) < 1000) == (1, True)
     assert re.search(reason, err), err
-    for verb in ("explain", "inspect"):
+    for verb in ("explain", "inspect", "lint"):
         assert run([verb, str(tmp_path / "in.onnx")]) == 1
         assert capfd.readouterr().err == err
 
