@@ -25,9 +25,9 @@ from latency import THREADS, feeds
 import fuselage
 from fuselage.engines.ort.session import Provider, open_session, session_options
 from fuselage.graph.model import Graph
-from fuselage.passes.clean_up import CleanUp
-from fuselage.passes.fold_residual_bias import FoldResidualBias
-from fuselage.passes.merge_qkv import MergeQkv
+from fuselage.passes.lowering.fold_residual_bias import FoldResidualBias
+from fuselage.passes.lowering.merge_qkv import MergeQkv
+from fuselage.passes.normalize.clean_up import CleanUp
 from fuselage.passes.pipeline import PassPipeline
 
 _CPU = Provider(name="CPUExecutionProvider", extra="cpu")

@@ -152,7 +152,7 @@ def _look_inside(
 
 
 def _source(error: Exception) -> str | None:
-    """``passes/fuse_gelu.py:93``: where an error was raised."""
+    """``passes/blocks/fuse_gelu.py:93``: where an error was raised."""
     frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
     if not frames:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from ..passes.clean_up import uninlinable
+from ..passes.normalize.clean_up import uninlinable
 
 _MOVES = {"Cast", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice"}
 _GUARDS = _MOVES | {"Where", "IsNaN", "Dropout", "Mul", "Expand"}

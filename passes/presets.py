@@ -5,36 +5,36 @@ from __future__ import annotations
 from typing import Literal
 
 from ..errors import PassError
+from .attention.flatten_attention_heads import FlattenAttentionHeads
+from .attention.fuse_attention import FuseAttention
+from .attention.fuse_key_value_cache import FuseKeyValueCache
+from .attention.group_key_value_heads import GroupKeyValueHeads
+from .attention.merge_slices import MergeSlices
+from .attention.split_batched_heads import SplitBatchedHeads
+from .attention.split_packed_projections import SplitPackedProjections
 from .base import Pass
-from .clean_up import CleanUp
-from .convert_precision import ConvertPrecision
+from .blocks.fuse_gelu import FuseGelu
+from .blocks.fuse_layer_norm import FuseLayerNorm
+from .blocks.fuse_rms_norm import FuseRmsNorm
+from .blocks.hoist_norms import HoistNorms
 from .costs import CostTable
-from .drop_no_ops import DropNoOps
-from .expand_einsum import ExpandEinsum
-from .expand_rotary_caches import ExpandRotaryCaches
-from .flatten_attention_heads import FlattenAttentionHeads
-from .fold_attention_bias import FoldAttentionBias
-from .fold_constants import FoldConstants
-from .fold_residual_bias import FoldResidualBias
-from .fold_shapes import FoldShapes
-from .fuse_attention import FuseAttention
-from .fuse_gelu import FuseGelu
-from .fuse_key_value_cache import FuseKeyValueCache
-from .fuse_layer_norm import FuseLayerNorm
-from .fuse_rms_norm import FuseRmsNorm
-from .fuse_rotary_embedding import FuseRotaryEmbedding
-from .group_key_value_heads import GroupKeyValueHeads
-from .hoist_norms import HoistNorms
-from .infer_shapes import InferShapes, RestoreOutputs
-from .lower_cache_dtype import LowerCacheDtype
-from .lower_kv_cache import CACHE_LENGTH, LowerKvCache
-from .merge_slices import MergeSlices
+from .lowering.convert_precision import ConvertPrecision
+from .lowering.fold_attention_bias import FoldAttentionBias
+from .lowering.fold_residual_bias import FoldResidualBias
+from .masks.simplify_attention_mask import SimplifyAttentionMask
+from .normalize.clean_up import CleanUp
+from .normalize.drop_no_ops import DropNoOps
+from .normalize.expand_einsum import ExpandEinsum
+from .normalize.fold_constants import FoldConstants
+from .normalize.fold_shapes import FoldShapes
+from .normalize.infer_shapes import InferShapes, RestoreOutputs
+from .normalize.raise_opset import RaiseOpset
+from .normalize.unflatten_gemm import UnflattenGemm
 from .qdq.lower_uint8 import LowerActivationsUint8
-from .raise_opset import RaiseOpset
-from .simplify_attention_mask import SimplifyAttentionMask
-from .split_batched_heads import SplitBatchedHeads
-from .split_packed_projections import SplitPackedProjections
-from .unflatten_gemm import UnflattenGemm
+from .rotary.expand_rotary_caches import ExpandRotaryCaches
+from .rotary.fuse_rotary_embedding import FuseRotaryEmbedding
+from .static_cache.lower_cache_dtype import LowerCacheDtype
+from .static_cache.lower_kv_cache import CACHE_LENGTH, LowerKvCache
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 

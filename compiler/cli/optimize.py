@@ -79,9 +79,7 @@ def optimize(
         )
 
 
-def lowering_of(
-    target: str, precision: str, costs: Path | None = None
-) -> tuple[Pass, ...]:
+def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple[Pass, ...]:
     """The passes behind the canonical ones; none for the target ``canonical``.
 
     Raises:

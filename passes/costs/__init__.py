@@ -17,10 +17,10 @@ from typing import Any
 
 from ...errors import PassError
 from ..base import Pass
-from ..fuse_skip_layer_norm import FuseSkipLayerNorm
-from ..merge_qkv import MergeQkv
-from ..split_packed_weights import SplitPackedWeights
-from ..use_multi_head_attention import UseMultiHeadAttention
+from ..lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from ..lowering.merge_qkv import MergeQkv
+from ..lowering.split_packed_weights import SplitPackedWeights
+from ..lowering.use_multi_head_attention import UseMultiHeadAttention
 
 MARGIN = 0.98
 """A form must take less than this share of the canonical one's time: below lies noise."""

@@ -15,12 +15,12 @@ from fuselage.compiler.bisect import Culprit, bisect
 from fuselage.compiler.cli import run
 from fuselage.graph.model import Graph
 from fuselage.passes import presets
+from fuselage.passes.attention.fuse_attention import FuseAttention
 from fuselage.passes.base import EXACT, Pass, PassResult, result
-from fuselage.passes.clean_up import CleanUp
+from fuselage.passes.blocks.fuse_gelu import FuseGelu
 from fuselage.passes.constants import initializer
-from fuselage.passes.fuse_attention import FuseAttention
-from fuselage.passes.fuse_gelu import FuseGelu
-from fuselage.passes.infer_shapes import InferShapes
+from fuselage.passes.normalize.clean_up import CleanUp
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 CANONICAL = (CleanUp(), InferShapes(), FuseGelu(), FuseAttention(), CleanUp(), InferShapes())
 HEADS, SIZE, LAYERS = 2, 8, 3

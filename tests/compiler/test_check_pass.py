@@ -12,8 +12,8 @@ import pytest
 from fuselage.compiler.check_pass import NumberCheck
 from fuselage.graph.model import Graph
 from fuselage.passes.base import EXACT, Pass, PassResult, result
-from fuselage.passes.convert_precision import ConvertPrecision
-from fuselage.passes.infer_shapes import InferShapes
+from fuselage.passes.lowering.convert_precision import ConvertPrecision
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 TEXT = """<ir_version: 10, opset_import: ["" : 23]>
 block (int64[batch, sequence] ids, int64[batch, sequence] mask) => (float[batch, 8] pooled,

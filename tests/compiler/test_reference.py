@@ -12,7 +12,7 @@ from fuselage.compiler.check_pass import NumberCheck
 from fuselage.compiler.reference import reference_answers
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
-from fuselage.passes.fuse_gelu import FuseGelu
+from fuselage.passes.blocks.fuse_gelu import FuseGelu
 
 BLOCK = """net (int64[s72, s70] ids, int64[s43, s53] mask) => (float[s72, s70, 8] y)
     {

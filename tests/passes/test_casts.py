@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.passes.casts import uncast, unwidened
-from fuselage.passes.infer_shapes import InferShapes
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 FLOAT, FLOAT16, BFLOAT16, DOUBLE, INT64 = 1, 10, 16, 11, 7
 

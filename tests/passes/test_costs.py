@@ -10,10 +10,10 @@ import pytest
 
 from fuselage.errors import PassError
 from fuselage.passes.costs import CHOICES, MARGIN, CostTable, Measurement
-from fuselage.passes.fuse_skip_layer_norm import FuseSkipLayerNorm
-from fuselage.passes.merge_qkv import MergeQkv
+from fuselage.passes.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from fuselage.passes.lowering.merge_qkv import MergeQkv
+from fuselage.passes.lowering.split_packed_weights import SplitPackedWeights
 from fuselage.passes.presets import lowering
-from fuselage.passes.split_packed_weights import SplitPackedWeights
 
 
 def table(**ratios: float) -> CostTable:

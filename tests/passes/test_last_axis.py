@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.infer_shapes import InferShapes
 from fuselage.passes.last_axis import every_second_of, part_of
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 CONSTANTS = {f"i{n}": np.array([n]) for n in range(9)} | {
     "end": np.array([2**63 - 1]),

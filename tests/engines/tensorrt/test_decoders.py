@@ -30,7 +30,7 @@ from fuselage.errors import BuildError
 from fuselage.graph.model import Graph
 from fuselage.graph.tensors import ShapeProfile
 from fuselage.graph.weights import detach_weights
-from fuselage.passes.infer_shapes import InferShapes
+from fuselage.passes.normalize.infer_shapes import InferShapes
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import lowering
 
@@ -42,8 +42,8 @@ Decoder = Callable[..., Graph]
 
 @pytest.fixture(scope="module")
 def texts() -> ModuleType:
-    """tests/passes/decoders.py"""
-    path = Path(__file__).parents[2] / "passes" / "decoders.py"
+    """tests/passes/static_cache/decoders.py"""
+    path = Path(__file__).parents[2] / "passes" / "static_cache" / "decoders.py"
     spec = importlib.util.spec_from_file_location("decoders_for_engines", path)
     assert spec is not None
     assert spec.loader is not None

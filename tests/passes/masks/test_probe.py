@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuselage.passes.infer_shapes import InferShapes
 from fuselage.passes.masks.meaning import Miss
 from fuselage.passes.masks.probe import meaning_of_cone
 from fuselage.passes.masks.sizes import Geometry
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 SQUARE = Geometry(batch="b", queries="s", keys="s")
 CROSS = Geometry(batch="b", queries="s", keys="t")

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.passes.infer_shapes import InferShapes
 from fuselage.passes.masks.fill import mask_fill
+from fuselage.passes.masks.simplify_attention_mask import SimplifyAttentionMask
 from fuselage.passes.masks.soften import soften
-from fuselage.passes.simplify_attention_mask import SimplifyAttentionMask
+from fuselage.passes.normalize.infer_shapes import InferShapes
 
 FILL = mask_fill(ir.DataType.FLOAT)
 CONSTANTS = {

@@ -1,0 +1,1 @@
+"""Attention as the operator it is: heads, groups, caches."""

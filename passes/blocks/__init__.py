@@ -1,0 +1,1 @@
+"""Norms and activations as the operators they are."""

@@ -1,0 +1,1 @@
+"""What a target runs faster than the canonical form."""

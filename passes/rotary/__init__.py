@@ -1,0 +1,1 @@
+"""Rotary position embeddings as the operator they are."""

@@ -1,0 +1,1 @@
+"""A growing key/value cache as a buffer of fixed size, for TensorRT."""
