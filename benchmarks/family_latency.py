@@ -1,6 +1,6 @@
 """Latency of every family on ort-cpu against ONNX Runtime on the plain exporter output.
 
-    python benchmarks/family_latency.py [--only NAME ...] [--seconds 20] [--graphs DIR]
+    python benchmarks/family_latency.py [--only NAME ...] [--seconds 20] [--peers build/peers]
 
 The baseline is what a user gets without fuselage: the dynamo exporter at its default opset with
 sdpa attention (eager where transformers has no sdpa), every optimisation of ONNX Runtime on. Both
@@ -11,6 +11,7 @@ the median of the ratios within a round. Cached decoders are timed at one new to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ import onnx_ir as ir
 from families.exporters import Spelling, export
 from families.models import FAMILIES, Family, make
 from latency import THREADS, open_plain
+from peers import peers_python, run_tool
 
 from fuselage.engines.ort.session import Provider, open_session, session_options
 from fuselage.graph.model import Graph
@@ -106,12 +108,21 @@ def measure(sessions: Mapping[str, Any], data: Any, seconds: float) -> dict[str,
     }
 
 
-def run(family: Family, folder: Path, seconds: float) -> dict[str, Any]:
-    """Both shapes of one family."""
+PEER = "onnxscript ort_fusions"
+"""The peer that fuses most of these graphs."""
+
+
+def run(family: Family, folder: Path, seconds: float, peers: Path | None) -> dict[str, Any]:
+    """Both shapes of one family; the peer takes part when its environment is given."""
     path = baseline(family, folder)
     graph = lowered(path)
     with tempfile.TemporaryDirectory() as scratch:
         sessions = {"plain": open_plain(path), "fuselage": engine(graph, Path(scratch))}
+        if peers is not None:
+            out = Path(scratch) / "peer.onnx"
+            run_tool(PEER, peers_python(peers), path, out, family)
+            with contextlib.suppress(Exception):  # not every graph of a peer opens
+                sessions["peer"] = open_plain(out)
         result: dict[str, Any] = {
             "nodes": len(ir.load(path).graph),
             "lowered": len(graph.model.graph),
@@ -127,6 +138,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=20, help="a family and shape")
     parser.add_argument("--graphs", type=Path, metavar="DIR", help="keep the exports here")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="time the best peer too")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     random.seed(0)
@@ -137,15 +149,17 @@ def main() -> None:
         for family in FAMILIES:
             if arguments.only and family.name not in arguments.only:
                 continue
-            results[family.name] = result = run(family, folder, arguments.seconds)
+            result = run(family, folder, arguments.seconds, arguments.peers)
+            results[family.name] = result
             target = TARGETS.get(family.name, 1.0)
             for batch, sequence in SHAPES:
                 figures = result[f"{batch}x{sequence}"]
                 plain, ours = figures["plain"], figures["fuselage"]
+                peer = f"  {PEER} {figures['peer']['ratio']:.3f}" if "peer" in figures else ""
                 print(
                     f"{family.name:14} ({batch}, {sequence})  {plain['milliseconds']:8.2f} ms -> "
                     f"{ours['milliseconds']:8.2f} ms  ratio {ours['ratio']:.3f} (wanted {target})"
-                    f"  load {os.getloadavg()[0]:.1f}",
+                    f"{peer}  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
     if arguments.json is not None:
