@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from fuselage.calibration.data import CalibrationSet, default_corpus, tokenize_with
+from fuselage.calibration.data import DEFAULT_LIMIT, CalibrationSet, default_corpus, tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec
 from fuselage.errors import CalibrationError
@@ -173,11 +173,28 @@ def test_default_corpus_is_varied():
     data = default_corpus()
     lengths = np.array([len(text.split()) for text in data.texts])
     assert data.source == "default corpus"
-    assert len(data.texts) >= 400
+    assert len(data.texts) == data.seen == DEFAULT_LIMIT  # a build takes all of it
     assert data.duplicates == 0
     assert (lengths == 1).sum() >= 40
-    assert (lengths >= 150).sum() >= 7
     assert ((lengths > 8) & (lengths < 40)).sum() >= 150
+    assert (lengths >= 70).sum() >= 50
+    assert (lengths >= 110).sum() >= 25
     joined = "\n".join(data.texts)
-    for sign in ["def", "SELECT", "ü", "é", "ñ", "今", "я", "?", "€", "{"]:
+    assert len(joined.encode()) < 120_000
+    for sign in [
+        "def ",
+        "fn ",
+        "SELECT",
+        "const ",
+        "https://",
+        "ß",
+        "é",
+        "ñ",
+        "の",
+        "你",
+        "я",
+        "?",
+    ]:
+        assert sign in joined
+    for sign in ["م", "ह", "한", "ł", "ς", "ơ", "€", "{", "|"]:
         assert sign in joined
