@@ -25,8 +25,10 @@ from latency import THREADS, feeds
 import fuselage
 from fuselage.engines.ort.session import Provider, open_session, session_options
 from fuselage.graph.model import Graph
+from fuselage.passes.lowering.fold_attention_bias import FoldAttentionBias
 from fuselage.passes.lowering.fold_residual_bias import FoldResidualBias
 from fuselage.passes.lowering.merge_qkv import MergeQkv
+from fuselage.passes.lowering.split_packed_weights import SplitPackedWeights
 from fuselage.passes.normalize.clean_up import CleanUp
 from fuselage.passes.pipeline import PassPipeline
 
@@ -39,10 +41,12 @@ def variants(canonical: Graph) -> Mapping[str, Graph]:
     def lowered(graph: Graph, *passes: Any) -> Graph:
         return PassPipeline((*passes, CleanUp())).run(graph)
 
+    residual, bias, packed = FoldResidualBias(), FoldAttentionBias(), SplitPackedWeights()
     return {
-        "engine": lowered(canonical, FoldResidualBias()),
-        "without fold-residual-bias": lowered(canonical),
-        "with merge-qkv": lowered(canonical, MergeQkv(), FoldResidualBias()),
+        "engine": lowered(canonical, residual, packed, bias),
+        "without fold-residual-bias": lowered(canonical, packed, bias),
+        "without fold-attention-bias": lowered(canonical, residual, packed),
+        "with merge-qkv": lowered(canonical, residual, MergeQkv()),
         "unfolded, 4-D attention": lowered(split_heads(canonical)),
     }
 
