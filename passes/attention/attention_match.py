@@ -100,12 +100,14 @@ def _check_shapes(core: Core) -> None:
     for name, tensor in (("Q", core.query), ("K", core.key), ("V", core.value)):
         if tensor.shape is None or len(tensor.shape) != rank:
             raise Miss(f"{name} has shape {tensor.shape}, expected {rank} dimensions")
-    _check_batch(core.query, core.key, core.key_order[0])
-    _check_batch(core.query, core.value, 0)
+    _check_batch("K", core.key, core.key_order[0], core.query)
+    _check_batch("V", core.value, 0, core.query)
     if rank == 4:
         _check_heads(core)
     for term in core.terms:
-        _check_term(term.value, core.query, rank, len(term.value.shape or ()) - 2)
+        _check_term(term.value, core.query, rank, len(term.value.shape or ()) - 1)
+        if static_dim(core.key, core.key_order[-2]) == 1 and static_dim(term.value, -1) != 1:
+            raise Miss(f"the mask has shape {term.value.shape}, but there is 1 key")
     for _, scale in core.row_scales:
         _check_term(scale, core.query, rank, len(scale.shape or ()) - 1)
 
@@ -118,18 +120,31 @@ def _check_heads(core: Core) -> None:
         raise Miss(f"Q has {heads} heads, K {kv_heads[0]} and V {kv_heads[1]}")
 
 
-def _check_batch(query: ir.Value, other: ir.Value, axis: int) -> None:
-    """MatMul broadcasts a batch of 1, Attention does not."""
-    ours, theirs = static_dim(query, 0), static_dim(other, axis)
-    if (ours == 1 or theirs == 1) and ours != theirs:
-        raise Miss(f"Q has shape {query.shape}, but K or V has {other.shape}")
+def _check_batch(name: str, other: ir.Value, axis: int, query: ir.Value) -> None:
+    """MatMul broadcasts a batch of 1, Attention does not: sizes must be equal, not just fit."""
+    ours, theirs = (_dim(query, 0), _dim(other, axis))
+    if ours is None or ours != theirs:
+        raise Miss(
+            f"the batch of Q is {ours or '?'} and that of {name} {theirs or '?'}: nothing says "
+            "that they are equal; give both one name in the shapes of the inputs"
+        )
 
 
 def _check_term(term: ir.Value, query: ir.Value, rank: int, axes: int) -> None:
-    """A mask is broadcast to the batch and heads of the scores, never the scores to the mask's."""
+    """A mask is broadcast to the scores, never the scores to the mask's batch, heads or rows."""
     if term.shape is None or len(term.shape) > rank:
         raise Miss(f"the mask has shape {term.shape}, expected at most {rank} dimensions")
     for axis in range(axes):
-        size = static_dim(query, axis + rank - len(term.shape))
+        place = axis + rank - len(term.shape)
+        size = static_dim(query, place)
         if size == 1 and static_dim(term, axis) != 1:
             raise Miss(f"the mask of shape {term.shape} is larger than Q of shape {query.shape}")
+        if place == 0 and size is None and static_dim(term, 0) != 1:
+            _check_batch("the mask", term, 0, query)
+
+
+def _dim(value: ir.Value, axis: int) -> int | str | None:
+    """A size that can be compared: its number or its name."""
+    assert value.shape is not None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) else dim.value

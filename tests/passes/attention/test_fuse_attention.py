@@ -248,11 +248,15 @@ FULL = "batch, 2, s, 16"
 @pytest.mark.parametrize(
     ("q", "k", "v", "reason"),
     [
-        (FULL, "1, 2, s, 16", FULL, r"Q has shape .*, but K or V has \[1,2,s,16\]"),
+        (FULL, "1, 2, s, 16", FULL, "the batch of Q is batch and that of K 1"),
         (FULL, "batch, 1, s, 16", FULL, "Q has 2 heads, K 1 and V 2"),
-        (FULL, FULL, "1, 2, s, 16", r"but K or V has \[1,2,s,16\]"),
+        (FULL, FULL, "1, 2, s, 16", "the batch of Q is batch and that of V 1"),
         (FULL, FULL, "batch, 1, s, 16", "Q has 2 heads, K 2 and V 1"),
-        ("1, 2, s, 16", FULL, FULL, r"Q has shape \[1,2,s,16\], but K or V has"),
+        ("1, 2, s, 16", FULL, FULL, "the batch of Q is 1 and that of K batch"),
+        (FULL, "other, 2, s, 16", FULL, "the batch of Q is batch and that of K other"),
+        (FULL, FULL, "other, 2, s, 16", "that of V other: nothing says that they are equal"),
+        (FULL, "3, 2, s, 16", FULL, "the batch of Q is batch and that of K 3"),
+        ("?, 2, s, 16", FULL, FULL, "the batch of Q is [?] and that of K batch"),
         ("batch, 1, s, 16", FULL, FULL, "Q has 1 heads, K 2 and V 2"),
         ("batch, h, s, 16", FULL, FULL, "Q has None heads, K 2 and V 2"),
         (FULL, "batch, h, s, 16", FULL, "Q has 2 heads, K None and V 2"),
@@ -317,12 +321,20 @@ def test_keys_come_in_any_order_of_axes(
         same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("axis", ["batch", "heads"])
+LARGER = r"the mask of shape \[.*\] is larger than Q of shape"
+LARGER_MASKS = {
+    "batch": ("1, 2, s, 16", "batch, 1, s, s", LARGER),
+    "heads": ("batch, 1, s, 16", "batch, 2, s, s", LARGER),
+    "rows": ("batch, 2, 1, 16", "batch, 1, s, 1", LARGER),
+    "keys": ("batch, 2, 1, 16", "batch, 1, 1, s", "but there is 1 key"),
+    "perhaps the batch": ("batch, 2, s, 16", "rows, 1, s, s", "is batch and that of the mask rows"),
+    "a fixed batch": ("batch, 2, s, 16", "4, 1, s, s", "is batch and that of the mask 4"),
+}
+
+
+@pytest.mark.parametrize("axis", LARGER_MASKS)
 def test_scores_are_not_broadcast_to_a_larger_mask(parse: Any, apply: Any, axis: str) -> None:
-    q, mask = {
-        "batch": ("1, 2, s, 16", "batch, 1, s, s"),
-        "heads": ("batch, 1, s, 16", "batch, 2, s, s"),
-    }[axis]
+    q, mask, reason = LARGER_MASKS[axis]
     model = parse(
         f"""attention (float[{q}] q, float[{q}] k, float[{q}] v, float[{mask}] mask)
             => (float[batch, 2, s, 16] y)
@@ -335,7 +347,32 @@ def test_scores_are_not_broadcast_to_a_larger_mask(parse: Any, apply: Any, axis:
     InferShapes()(model)
     _, outcome = apply(FuseAttention(), model)
     assert not outcome.modified
-    assert "is larger than Q of shape" in outcome.refusals[0].reason
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(outcome.refusals[0].reason)
+
+
+def test_batches_of_two_names_are_one_when_an_operator_needs_them_equal(
+    parse: Any, apply: Any, same_numbers: Any
+) -> None:
+    """The cache is joined with K and V, which fails for another batch."""
+    model = parse(
+        """attention (float[b, 2, s, 16] q, float[b, 2, s, 16] k, float[a, 2, t, 16] past)
+            => (float[b, 2, s, 16] y)
+            { all = Concat<axis = 2>(past, k)
+              near = Tanh(past)
+              kt = Transpose<perm = [0, 1, 3, 2]>(near)
+              asked = Tanh(q)
+              scores = MatMul(asked, kt)
+              p = Softmax(scores)
+              y = MatMul(p, near) }""",
+        **CONSTANTS,
+    )
+    InferShapes()(model)
+    after, outcome = apply(FuseAttention(), model)
+    assert outcome.refusals == ()
+    assert outcome.rewrites == 1
+    case = {"q": feeds(3, 5)["q"], "k": feeds(3, 5)["k"], "past": feeds(3, 7)["k"]}
+    same_numbers(model, after, case, atol=2e-6, rtol=1e-5)
 
 
 def test_one_key_head_serves_all_queries(build: Any, apply: Any, same_numbers: Any) -> None:
