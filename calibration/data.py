@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.text.encoder import TextEncoder, TruncationWarning
+from ..engines.text.texts import Text
 from ..errors import CalibrationError
 from ..graph.tensors import Array, TensorSpec
+from .samples import Draw, Sample, TokenIds, cleaned, digest_of, draw_key, sample_size
+from .sources import STANDARD_INPUT, read_samples, source_name
+from .tokenization import Tokenize as Tokenize
+from .tokenization import tokenize_with as tokenize_with
 
 DEFAULT_LIMIT = 512
 """Texts drawn by default; SmoothQuant statistics of MiniLM settle between 256 and 768 texts."""
@@ -26,30 +28,10 @@ BATCH_TOKENS = 1024
 _CHUNK = 1024
 """Texts tokenised at a time."""
 
+_COUNTED = 1 << 15
+"""Keys kept for counting distinct texts: exact up to twice as many, within 0.6 % beyond."""
+
 Rows = NDArray[np.int32]
-
-
-class Encoding(Protocol):
-    """One tokenised text, as the package ``tokenizers`` returns it."""
-
-    @property
-    def ids(self) -> list[int]:
-        """Token ids, special tokens included, no padding."""
-
-    @property
-    def type_ids(self) -> list[int]:
-        """Segment of each token."""
-
-    @property
-    def attention_mask(self) -> list[int]:
-        """1 for a token, 0 for padding."""
-
-
-class Tokenize(Protocol):
-    """Turns texts into encodings, cut to the longest length the model takes."""
-
-    def __call__(self, texts: Sequence[str]) -> Sequence[Encoding]:
-        """Tokenise without padding, in order."""
 
 
 @dataclass(frozen=True)
@@ -71,92 +53,119 @@ class Batch:
 class CalibrationSet:
     """Texts to calibrate with: stripped, without blanks and duplicates, at most `limit` of them.
 
+    What is drawn, and in which order it stands, depends on the texts and the seed alone: the same
+    texts in another order, or some of them twice, give the same set.
+
     Attributes:
-        texts: in the order they were read.
+        texts: texts, pairs or token ids in the order of the draw, so that the first n of them are
+            a sample as well.
         source: where they come from, for the report.
-        duplicates: how many repeated texts were dropped.
-        seen: distinct texts before the limit was applied.
+        seen: distinct texts before the limit was applied; an estimate beyond 65,536.
+        duplicates: how many repeated texts were dropped; an estimate where `seen` is one.
+        blank: how many rows without text were left out.
     """
 
-    texts: tuple[str, ...] = field(repr=False)
+    texts: tuple[Sample, ...] = field(repr=False)
     source: str
-    duplicates: int = 0
     seen: int
+    duplicates: int = 0
+    blank: int = 0
 
     @classmethod
     def from_texts(
         cls,
-        texts: Iterable[str],
+        texts: Iterable[Text | Sequence[int] | TokenIds],
         *,
         limit: int = DEFAULT_LIMIT,
         seed: int = 0,
         source: str = "texts",
     ) -> CalibrationSet:
-        """Take texts from any iterable.
+        """Take texts from any iterable; it is read once, and only what is drawn is kept.
 
         Args:
-            texts: each item is one text; line breaks inside a text are kept.
+            texts: each item is one text, a pair of texts for a model that reads two at once, or
+                the token ids of one text; line breaks inside a text are kept.
             limit: how many to draw at most, without replacement.
-            seed: of the draw; the same seed and texts give the same set.
+            seed: of the draw; the same seed and texts give the same set, in whatever order.
             source: how the report names them.
 
         Raises:
-            CalibrationError: when an item is no string, or no text is left.
+            CalibrationError: when an item is none of these, or none is left.
         """
         if isinstance(texts, str):
             raise CalibrationError(
                 f"{source}: expected an iterable of texts, got one string; wrap it in a list"
             )
+        items = enumerate(texts, start=1)
+        samples = (cleaned(item, f"{source}: item {number}") for number, item in items)
+        return cls._drawn(samples, limit, seed, source)
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: Sequence[str | Path],
+        *,
+        columns: Sequence[str] = (),
+        limit: int = DEFAULT_LIMIT,
+        seed: int = 0,
+    ) -> CalibrationSet:
+        """Read files, folders and standard input, as `sources.read_samples` does.
+
+        Args:
+            paths: each a file, a folder with data files, or ``-``.
+            columns: of JSON lines, tables and datasets: one, or two for pairs; empty to take the
+                usual one.
+            limit: how many samples to draw at most.
+            seed: of the draw.
+
+        Raises:
+            CalibrationError: when a source is missing or unusable, with the line, or no text is
+                left.
+            MissingPackageError: for .parquet and .arrow without pyarrow.
+        """
+        if not paths:
+            raise CalibrationError("calibration: expected at least one text file, got none")
+        if [str(path) for path in paths].count(STANDARD_INPUT) > 1:
+            raise CalibrationError(
+                "calibration: standard input can be read once, it is named twice"
+            )
+        samples = chain.from_iterable(read_samples(path, columns) for path in paths)
+        return cls._drawn(samples, limit, seed, ", ".join(map(source_name, paths)))
+
+    @classmethod
+    def _drawn(
+        cls, samples: Iterable[Sample | None], limit: int, seed: int, source: str
+    ) -> CalibrationSet:
         if limit < 1:
             raise CalibrationError(f"{source}: expected a limit of at least 1 text, got {limit}")
-        distinct: dict[str, None] = {}
-        kept = 0
-        for number, text in enumerate(texts, start=1):
-            if not isinstance(text, str):
-                raise CalibrationError(
-                    f"{source}: item {number}: expected a text, got {type(text).__name__}"
-                )
-            clean = text.strip()
-            if clean:
-                kept += 1
-                distinct[clean] = None
-        if not distinct:
+        draw: Draw[Sample] = Draw(limit)
+        counted: Draw[None] = Draw(_COUNTED)
+        kept = blank = 0
+        for sample in samples:
+            if sample is None:
+                blank += 1
+                continue
+            kept += 1
+            key = draw_key(sample, seed)
+            draw.add(key, sample)
+            counted.add(key, None)
+        if not kept:
             raise CalibrationError(
                 f"{source}: expected at least one text that is not blank, got none; "
                 "give a file with one text a line"
             )
-        drawn = _draw(list(distinct), limit, seed)
+        seen = min(kept, counted.distinct)
         return cls(
-            texts=tuple(drawn), source=source, duplicates=kept - len(distinct), seen=len(distinct)
+            texts=tuple(draw.entries), source=source, seen=seen, duplicates=kept - seen, blank=blank
         )
-
-    @classmethod
-    def from_files(
-        cls, paths: Sequence[str | Path], *, limit: int = DEFAULT_LIMIT, seed: int = 0
-    ) -> CalibrationSet:
-        """Read text files, one text a line, UTF-8.
-
-        Raises:
-            CalibrationError: when a file is missing, not UTF-8 (with the line) or holds NUL
-                bytes, or when no line is left.
-        """
-        if not paths:
-            raise CalibrationError("calibration: expected at least one text file, got none")
-        files = [Path(path) for path in paths]
-        lines = (line for path in files for line in _lines(path))
-        source = ", ".join(path.name for path in files)
-        return cls.from_texts(lines, limit=limit, seed=seed, source=source)
 
     @property
     def digest(self) -> str:
-        """sha256 of the texts in order, each ended by a NUL byte."""
-        sha = hashlib.sha256()
-        for text in self.texts:
-            sha.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
-        return sha.hexdigest()
+        """sha256 that depends on the texts alone, not on their order or source."""
+        return digest_of(self.texts)
 
     def split(self, held_out: int) -> tuple[CalibrationSet, CalibrationSet]:
-        """Put every n-th text aside for measuring, so that about `held_out` of them are.
+        """Put every n-th text by length aside for measuring, so that about `held_out` of them are.
 
         Raises:
             CalibrationError: when fewer than two texts are there to be split.
@@ -166,8 +175,10 @@ class CalibrationSet:
                 f"{self.source}: cannot hold out {held_out} of {len(self.texts)} texts"
             )
         step = max(2, len(self.texts) // held_out)
-        held = self.texts[step - 1 :: step]
-        rest = tuple(text for at, text in enumerate(self.texts) if (at + 1) % step)
+        by_length = sorted(range(len(self.texts)), key=lambda at: sample_size(self.texts[at]))
+        aside = set(by_length[step - 1 :: step])
+        rest = tuple(text for at, text in enumerate(self.texts) if at not in aside)
+        held = tuple(text for at, text in enumerate(self.texts) if at in aside)
         return replace(self, texts=rest), replace(self, texts=held)
 
     def batches(
@@ -216,49 +227,6 @@ def default_corpus(*, limit: int = DEFAULT_LIMIT, seed: int = 0) -> CalibrationS
     )
 
 
-def tokenize_with(encoder: TextEncoder) -> Tokenize:
-    """Tokenise as the bundle will: with the model's tokenizer, prompt and longest length.
-
-    A text that is cut still shows the model what it will see, so no warning is given for it.
-    """
-    prompt = encoder.spec.prompts.get(encoder.spec.default_prompt or "", "")
-
-    def tokenize(texts: Sequence[str]) -> Sequence[Encoding]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)
-            return encoder.encode([prompt + text for text in texts]).encodings
-
-    return tokenize
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file; a byte order mark is dropped."""
-    if not path.is_file():
-        raise CalibrationError(f"{path}: no such file; expected UTF-8 text, one text a line")
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if b"\0" in raw:
-                raise CalibrationError(
-                    f"{path}: line {number} holds a NUL byte; expected UTF-8 text, one text a "
-                    "line, this looks like a binary or UTF-16 file"
-                )
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise CalibrationError(
-                    f"{path}: line {number} is not UTF-8 (byte {raw[error.start]:#04x} at column "
-                    f"{error.start + 1}); convert the file to UTF-8"
-                ) from error
-
-
-def _draw(texts: list[str], limit: int, seed: int) -> list[str]:
-    """At most `limit` texts, in the order they were read."""
-    if len(texts) <= limit:
-        return texts
-    chosen = np.random.default_rng(seed).choice(len(texts), size=limit, replace=False)
-    return [texts[index] for index in np.sort(chosen)]
-
-
 def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
     unknown = [spec.name for spec in inputs if spec.name not in _FILL]
     if unknown:
@@ -267,7 +235,7 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
         )
 
 
-def _tokenized(texts: Sequence[str], tokenize: Tokenize) -> list[Rows]:
+def _tokenized(texts: Sequence[Sample], tokenize: Tokenize) -> list[Rows]:
     """Token ids and segments of each text, ``[2, length]``; the bulky encodings are let go."""
     rows = []
     for start in range(0, len(texts), _CHUNK):
