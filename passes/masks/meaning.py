@@ -112,3 +112,7 @@ def _least(left: int | None, right: int | None) -> int | None:
 
 class Miss(Exception):  # noqa: N818  (control flow of the mask files, never leaves the pass)
     """Why a mask is left as it is."""
+
+
+class Uneven(Miss):
+    """Hidden keys of a query without any key are not equally low: several fills were added up."""

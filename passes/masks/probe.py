@@ -21,7 +21,7 @@ import onnx_ir as ir
 from ...graph.tensors import Array
 from .cone import Cone, cone_of
 from .fill import MASKED_BELOW
-from .meaning import Mask, Miss
+from .meaning import Mask, Miss, Uneven
 from .run import Runner
 from .sizes import Geometry, Probe, Roles, assignments
 
@@ -49,6 +49,7 @@ def meaning_of_cone(
 
     Raises:
         Miss: with the reason, when it is no mask or another one.
+        Uneven: when it is one, but for what it does to a query without any key.
     """
     cone = cone_of(root)
     padding = _padding_of(cone)
@@ -94,6 +95,7 @@ def _meaning(
     for meaning in meanings[: 1 + roles.is_square]:
         reason = _difference(trial, roles, meaning, probe)
         if reason is None:
+            _check_even(trial, roles, meaning)
             return meaning, roles
         reasons.append(f"the mask is not {meaning}: {reason}")
     raise Miss(reasons[0])
@@ -228,6 +230,23 @@ def _difference(trial: _Trial, roles: Roles, meaning: Mask, long: Probe) -> str 
             f"key {key} is {state}"
         )
     return None
+
+
+def _check_even(trial: _Trial, roles: Roles, meaning: Mask) -> None:
+    """Eager attention spreads the weights of a query without any key over the highest fills."""
+    if meaning.padding is None:
+        return
+    for contents, probe in _cases(roles, meaning, roles.fit(_TRIAL)):
+        raw, kept, _ = trial(contents, roles, probe)
+        empty = np.logical_not(kept).all(axis=-1)
+        uneven = empty & (raw.min(axis=-1) != raw.max(axis=-1))
+        if uneven.any():
+            row, head, query = (int(i) for i in np.argwhere(uneven)[0])
+            given = raw[row, head, query]
+            raise Uneven(
+                f"query {query} of {probe.queries} has no key, and hidden keys are given "
+                f"{float(given.min()):g} and {float(given.max()):g}"
+            )
 
 
 def _cases(roles: Roles, meaning: Mask, long: Probe) -> Iterator[tuple[Array, Probe]]:

@@ -8,6 +8,11 @@ mask with a learned bias in it is taken apart at its sums and choices:
 
     Where(keep, bias, fill), Add(bias, mask)  ->  Add(bias, <chain>)
 
+Masks that are added up are added up still, so that keys hidden by one of them are above those
+hidden by two, which is where eager attention puts the weights of a query without any other key:
+
+    Add(Where(past, 0, fill), Where(padding, 0, fill))  ->  Add(<chain>, <chain>)
+
 A mask that hides nothing goes away; a purely causal one becomes ``is_causal`` where queries and
 keys are equally many (measured equal in time on ONNX Runtime's CPU, and no mask to keep). A mask
 with another meaning is refused with the first position that differs, and only its fills are
@@ -19,6 +24,7 @@ All layers of a meaning share one chain.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import onnx_ir as ir
 
@@ -27,7 +33,7 @@ from ..base import Pass, PassResult, result
 from ..constants import insert_before, int_attribute, producer, scalar_of
 from .cone import dim_name
 from .fill import MASKED_BELOW
-from .meaning import Mask, Miss
+from .meaning import Mask, Miss, Uneven
 from .probe import meaning_of_cone
 from .read import attention_mask
 from .sizes import Geometry, Role, Roles, geometry_of
@@ -93,23 +99,23 @@ class _Masks:
         assert mask is not None
         dtype = _dtype(node)
         geometry = geometry_of(node, self.model.graph)
-        meaning, roles, biases = self._read(mask, geometry)
+        meanings, roles, summands = self._read(mask, geometry)
         if int_attribute(node, "is_causal", 0):
             if not roles.is_square:
                 raise Miss(
                     "is_causal counts from the first key, but there are more keys than queries"
                 )
-            meaning = meaning.both(Mask(ahead=0)) or meaning
-        is_causal = meaning.is_causal_alone and roles.is_square and not biases
+            meanings = [meaning.both(Mask(ahead=0)) or meaning for meaning in meanings]
+        is_causal = roles.is_square and not summands and meanings == [Mask(ahead=0)]
         if is_causal or "is_causal" in node.attributes:
             node.attributes["is_causal"] = ir.AttrInt64("is_causal", int(is_causal))
-        new = biases[0] if biases else None
-        for bias in biases[1:]:
-            assert new is not None
-            new = self._sum(new, bias)
-        if not is_causal and not meaning.is_empty:
-            chain = self._chain(meaning, self._lengths(node, meaning, roles), dtype)
-            new = chain if new is None else self._sum(new, chain)
+        if not is_causal:
+            summands += [
+                self._chain(meaning, self._lengths(node, meaning, roles), dtype)
+                for meaning in meanings
+                if not meaning.is_empty
+            ]
+        new = reduce(self._sum, summands) if summands else None
         if new is None and len(node.inputs) == 4:
             node.resize_inputs(3)
         else:
@@ -128,17 +134,39 @@ class _Masks:
         node.replace_input_with(3, new)
         return 1
 
-    def _read(self, mask: ir.Value, geometry: Geometry) -> tuple[Mask, Roles, list[ir.Value]]:
-        """The meaning of a mask, and what it adds besides."""
+    def _read(self, mask: ir.Value, geometry: Geometry) -> tuple[list[Mask], Roles, list[ir.Value]]:
+        """The meanings of what is added up in a mask, and what else is."""
         whole = self._meaning(_Term(mask), geometry)
         if not isinstance(whole, Miss):
-            return *whole, []
-        parts = [(term, self._meaning(term, geometry)) for term in _terms(mask)]
+            return [whole[0]], whole[1], []
+        meanings: dict[Mask, Roles] = {}
+        biases: list[ir.Value] = []
+        expand = producer(mask, "Expand") if isinstance(whole, Uneven) else None
+        summands = _summands(mask if expand is None else expand.inputs[0])
+        if isinstance(whole, Uneven) and len(summands) == 1:
+            raise whole
+        for summand in summands:
+            meaning, roles, rest = self._read_summand(summand, geometry)
+            biases += rest
+            if meaning is not None:
+                meanings[meaning] = roles
+        if not meanings or (expand is not None and biases):
+            raise whole
+        in_order = sorted(meanings, key=lambda meaning: meaning.padding is not None)
+        return in_order, next(iter(meanings.values())), biases
+
+    def _read_summand(
+        self, summand: ir.Value, geometry: Geometry
+    ) -> tuple[Mask | None, Roles, list[ir.Value]]:
+        """What one summand hides, if anything, and what it adds besides."""
+        parts = [(term, self._meaning(term, geometry)) for term in _terms(summand)]
         biases = [term.value for term, found in parts if isinstance(found, Miss)]
+        for term, found in parts:
+            if isinstance(found, Miss) and (_is_bool(term) or isinstance(found, Uneven)):
+                raise found
         known = [found for _, found in parts if not isinstance(found, Miss)]
-        unread = [found for term, found in parts if isinstance(found, Miss) and _is_bool(term)]
-        if not known or unread:
-            raise unread[0] if unread else whole
+        if not known:
+            return None, Roles(names={}, fixed={}, is_square=False), biases
         meaning, roles = known[0]
         for other, _ in known[1:]:
             both = meaning.both(other)
@@ -196,6 +224,13 @@ class _Masks:
                 if isinstance(name, str) and roles.names.get(name) == role:
                     return ((value, axis),)
         return ()
+
+
+def _summands(mask: ir.Value | None) -> list[ir.Value]:
+    if mask is None:
+        return []
+    add = producer(mask, "Add")
+    return [mask] if add is None else [part for value in add.inputs for part in _summands(value)]
 
 
 def _terms(mask: ir.Value) -> list[_Term]:

@@ -21,6 +21,7 @@ Role = Literal["batch", "queries", "keys", "past"]
 Dim = int | str | None
 _OPEN_ROLES: tuple[Role, ...] = ("keys", "queries", "past")
 _MOST_OPEN = 3
+_MOST_ELEMENTS = 2**26  # of a mask that is run: 256 MiB a tensor; one of 4096 positions and a half
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,20 @@ class Roles:
     is_square: bool
 
     def fit(self, probe: Probe) -> Probe:
-        """The nearest probe the constant sizes allow."""
+        """The nearest probe the constant sizes allow.
+
+        Raises:
+            Miss: when a mask of that size is too large to be run.
+        """
+        fitted = self._fitted(probe)
+        if fitted.batch * fitted.queries * fitted.keys > _MOST_ELEMENTS:
+            raise Miss(
+                f"{fitted.batch} rows of {fitted.queries} queries and {fitted.keys} keys would "
+                f"have to be tried; a mask is run with up to {_MOST_ELEMENTS} elements"
+            )
+        return fitted
+
+    def _fitted(self, probe: Probe) -> Probe:
         batch = self.fixed.get("batch", probe.batch)
         keys = self.fixed.get("keys", probe.keys)
         queries = self.fixed.get("queries", probe.queries)

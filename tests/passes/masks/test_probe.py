@@ -208,6 +208,25 @@ def test_a_size_that_can_be_read_in_two_ways_is_refused(parse: Any) -> None:
         meaning_of_cone(model.graph.outputs[0], geometry, model.graph, 23)
 
 
+@pytest.mark.parametrize("keys", [1_000_000, 2**23])
+def test_masks_too_large_to_be_run_are_refused(parse: Any, keys: int) -> None:
+    """No tensor of that size is made: 2**23 queries and keys are 64 TiB."""
+    model = parse(
+        f"""net (float[b, {keys}, 16] x) => (float[b, h, q, k] mask) {{
+        size = Shape<start = 1, end = 2>(x)
+        total = Squeeze(size)
+        keys0 = Range(i0, total, i1)
+        seen = GreaterOrEqual(keys0, i0)
+        wide = Unsqueeze(seen, a012)
+        mask = Where(wide, f0, lowest) }}""",
+        **CONSTANTS,
+    )
+    InferShapes()(model)
+    geometry = Geometry(batch="b", queries=keys, keys=keys)
+    with pytest.raises(Miss, match=f"{keys} queries and {keys} keys would have to be tried"):
+        meaning_of_cone(model.graph.outputs[0], geometry, model.graph, 23)
+
+
 @pytest.mark.parametrize(("keys", "wanted"), [(7, "no mask"), (9, None)])
 def test_constant_sizes_are_tried_alone(parse: Any, keys: int, wanted: str | None) -> None:
     model = parse(

@@ -125,12 +125,6 @@ MEANT: dict[str, tuple[str, dict[str, Any]]] = {
         "both = And(row, part)\n" + HIDE,
         {"ahead": 0},
     ),
-    "causal by a triangle of fills": (
-        BAND + ROW + "cut = Concat<axis = 0>(s, s)\n fills = Expand(lowest, cut)\n"
-        "high = Trilu<upper = 1>(fills, upper)\n pad = Where(row, f0, lowest)\n"
-        "mask = Add(pad, high)",
-        {"ahead": 0},
-    ),
     "causal by a masked fill of infinity": (
         BAND + ROW + "past = LessOrEqual(k4, q4)\n both = And(row, past)\n"
         "hidden = Not(both)\n mask = Where(hidden, infinite, f0)",
@@ -275,6 +269,56 @@ def test_other_masks_become_the_chain_of_their_meaning(
         np.testing.assert_allclose(run(after, one)["y"], eager(one, kept), atol=2e-6, rtol=1e-5)
     _, second = apply(SimplifyAttentionMask(), after)
     assert (second.modified, second.refusals) == (False, ())
+
+
+TRIANGLE = (
+    PADDED + "cut = Concat<axis = 0>(s, s)\n fills = Expand(lowest, cut)\n"
+    "high = Trilu<upper = 1>(fills, upper)\n pad = Where(row, f0, lowest)\n"
+)
+SUMS = {
+    "padding and causal": "mask = Add(pad, high)",
+    "causal and padding": "mask = Add(high, pad)",
+    "a row a query": "sum = Add(pad, high)\n mask = Expand(sum, full)",
+    "a causal fill": "past = LessOrEqual(k4, q4)\n seen = Where(past, f0, billion)\n"
+    "mask = Add(seen, pad)",
+    "padding in both": "past = LessOrEqual(k4, q4)\n both = And(row, past)\n"
+    "seen = Where(both, f0, lowest)\n mask = Add(seen, high)",
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_masks_that_are_added_up_rank_what_they_hide(
+    parse: Any, apply: Any, run: Any, name: str
+) -> None:
+    """A query without any key attends evenly to what one mask hides, not to what both do."""
+    model = model_of(parse, TRIANGLE + SUMS[name])
+    after, outcome = apply(SimplifyAttentionMask(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    (found,) = read(after)
+    assert found is not None
+    assert found.startswith("padding by padding")
+    assert found.endswith(" + bias")
+    for shape in ((4, 7), (1, 1), (2, 90)):
+        one = feeds(model, *shape)
+        token = np.broadcast_to(one["padding"][:, None, None, :] > 0, (shape[0], 1, 1, shape[1]))
+        past = np.tril(np.ones((shape[1], shape[1]), bool))
+        some = (token & past).any(-1, keepdims=True)
+        got = run(after, one)["y"]
+        one["q"] *= some[:, 0]  # no score is seen beside a fill
+        wanted = eager(one, np.where(some, token & past, past))
+        np.testing.assert_allclose(got, wanted, atol=2e-6, rtol=1e-5)
+    _, second = apply(SimplifyAttentionMask(), after)
+    assert (second.modified, second.refusals) == (False, ())
+
+
+def test_a_choice_of_uneven_fills_is_refused(parse: Any, apply: Any) -> None:
+    """A fill of -1e9 is above one of -1e38, which no chain of one fill says."""
+    body = TRIANGLE + "past = LessOrEqual(k4, q4)\n mask = Where(past, pad, billion)"
+    model = model_of(parse, body)
+    _, outcome = apply(SimplifyAttentionMask(), model)
+    assert "has no key, and hidden keys are given -3.40282e+38 and -1e+09" in (
+        outcome.refusals[0].reason
+    )
 
 
 @pytest.mark.parametrize("fill", ["weak", "half_lowest", "billion", "fill", "lowest", "infinite"])
