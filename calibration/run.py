@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .data import BATCH_TOKENS, Batch, CalibrationSet, Tokenize
-from .estimators import AbsoluteMaximum, Estimator
+from .profile import TensorProfile
+from .reservoir import Keys, row_keys
+from .search import Edge, choose, edges_of
 from .session import GraphSession
-from .statistics import TensorStatistics
 from .table import CalibrationTable, TensorRange
 
 Progress = Callable[[int, int], None]
@@ -19,6 +24,15 @@ Progress = Callable[[int, int], None]
 TAP_BYTES = 64 << 20
 """Upper bound of the tapped tensors of one batch, unless a single text needs more."""
 
+RESERVOIR_BYTES = 64 << 20
+"""Upper bound of the rows kept of all tensors together."""
+
+_MOST_ROWS, _LEAST_ROWS = 512, 32
+_HELD_OUT_SHARE = 8
+"""Every so many-th text only decides between candidates while they are compared."""
+
+_FEWEST_TO_COMPARE = 16
+
 
 def calibrate(
     graph: Graph,
@@ -26,20 +40,24 @@ def calibrate(
     tokenize: Tokenize,
     *,
     policy: QuantPolicy | None = None,
-    estimator: Estimator | None = None,
+    smoothing: bool = True,
+    seed: int = 0,
     threads: int = 0,
     on_progress: Progress | None = None,
 ) -> CalibrationTable:
-    """Give every activation that `policy` wants to quantise a range.
+    """Give every activation that `policy` wants to quantise a range, and smooth its channels.
 
-    One streaming pass; memory depends on the longest text, not on how many there are.
+    One streaming pass; memory depends on the model and the longest text, not on how many texts
+    there are. How strongly channels are smoothed is chosen on texts that the candidates' ranges do
+    not come from; the ranges that are returned cover all texts.
 
     Args:
         graph: the canonical float graph, the very one that Q/DQ will be inserted into.
         data: the texts.
         tokenize: the model's tokenizer.
         policy: which GEMMs to quantise, the default policy when None.
-        estimator: absolute maximum when None.
+        smoothing: False for plain ranges of the tensors as they are.
+        seed: of the rows that are kept to compare candidates with.
         threads: CPU threads, 0 for all physical cores.
         on_progress: told after each batch.
 
@@ -47,53 +65,109 @@ def calibrate(
         CalibrationError: when the graph has nothing to quantise, an activation is NaN or
             infinite, or text cannot fill the graph's inputs.
     """
-    estimator = estimator or AbsoluteMaximum()
     plan = (policy or QuantPolicy()).plan(graph.model)
     _check_plan(plan)
-    taps = plan.activations
-    batches = data.batches(tokenize, graph.inputs, max_tokens=tap_batch_tokens(plan))
-    with GraphSession(graph, taps, threads) as session:
-        found = collect(session, batches, taps, on_progress)
+    parts = _parts(data)
+    tokens = tap_batch_tokens(plan)
+    batches = [part.batches(tokenize, graph.inputs, max_tokens=tokens) for part in parts]
+    every = [batch for part in batches for batch in part]
+    counted = _Counted(sum(len(batch.indices) for batch in every), on_progress)
+    with GraphSession(graph, plan.activations, threads) as session:
+        profiles = [
+            collect(session, part, plan, seed=seed + number, on_batch=counted.add)
+            for number, part in enumerate(batches)
+        ]
+    ranges = {
+        edge.name: _range(edge, [profile[edge.name] for profile in profiles], smoothing)
+        for edge in edges_of(graph.model, plan)
+    }
     return CalibrationTable(
-        method=estimator.name,
-        texts=sum(len(batch.indices) for batch in batches),
-        tokens=sum(batch.tokens for batch in batches),
+        method="auto" if smoothing else "absmax",
+        texts=sum(len(batch.indices) for batch in every),
+        tokens=sum(batch.tokens for batch in every),
         source=data.source,
         graph_digest=graph.digest(),
         data_digest=data.digest,
-        ranges={name: TensorRange(estimator.amax(found[name]), found[name]) for name in taps},
+        ranges=ranges,
     )
 
 
 def collect(
     session: GraphSession,
     batches: Sequence[Batch],
-    taps: Iterable[str],
-    on_progress: Progress | None = None,
-) -> dict[str, TensorStatistics]:
-    """Run all batches and merge what each tapped tensor held.
+    plan: QuantPlan,
+    *,
+    seed: int = 0,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> dict[str, TensorProfile]:
+    """Run all batches and merge what each planned activation held.
 
     Raises:
         CalibrationError: when an activation is NaN or infinite.
     """
-    names = tuple(taps)
-    total, done = sum(len(batch.indices) for batch in batches), 0
-    found: dict[str, TensorStatistics] = {}
+    names, capacity = plan.activations, reservoir_rows(plan)
+    found: dict[str, TensorProfile] = {}
     for batch in batches:
         outputs = session.run(batch.feeds, names)
+        keys = _keys(batch, seed)
         for name in names:
-            seen = TensorStatistics.of(name, outputs.pop(name))
+            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity)
             found[name] = found[name].merge(seen) if name in found else seen
-        done += len(batch.indices)
-        if on_progress is not None:
-            on_progress(done, total)
+        if on_batch is not None:
+            on_batch(batch)
     return found
+
+
+def reservoir_rows(plan: QuantPlan) -> int:
+    """Rows to keep of each tensor so that all of them stay within `RESERVOIR_BYTES`."""
+    return max(_LEAST_ROWS, min(_MOST_ROWS, RESERVOIR_BYTES // (4 * _channels(plan))))
 
 
 def tap_batch_tokens(plan: QuantPlan) -> int:
     """Tokens a batch so that the tapped float32 tensors stay within `TAP_BYTES`."""
-    channels = {linear.activation: linear.depth for linear in plan.linears}
-    return max(1, min(BATCH_TOKENS, TAP_BYTES // (4 * sum(channels.values()))))
+    return max(1, min(BATCH_TOKENS, TAP_BYTES // (4 * _channels(plan))))
+
+
+@dataclass
+class _Counted:
+    """Tells progress how many texts of all parts are done."""
+
+    total: int
+    on_progress: Progress | None
+    done: int = 0
+
+    def add(self, batch: Batch) -> None:
+        self.done += len(batch.indices)
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total)
+
+
+def _parts(data: CalibrationSet) -> tuple[CalibrationSet, ...]:
+    """Texts that give ranges, and texts to compare with; one part when there are few."""
+    if len(data.texts) < _FEWEST_TO_COMPARE:
+        return (data,)
+    return data.split(len(data.texts) // _HELD_OUT_SHARE)
+
+
+def _range(edge: Edge, parts: Sequence[TensorProfile], smoothing: bool) -> TensorRange:
+    whole = functools.reduce(TensorProfile.merge, parts)
+    if not smoothing or not whole.statistics.absmax:
+        return TensorRange(whole.statistics.absmax, whole.statistics)
+    alpha = choose(edge, parts[0], parts[1].reservoir.sample if len(parts) > 1 else None)
+    chosen = edge.smoothing(whole.low, whole.high, alpha)
+    return TensorRange(chosen.amax, whole.statistics, chosen)
+
+
+def _keys(batch: Batch, seed: int) -> Keys:
+    """One key a token of a batch, in the order of its rows."""
+    length = batch.tokens // len(batch.indices)
+    texts = np.repeat(np.array(batch.indices, np.int64), length)
+    return row_keys(texts, np.tile(np.arange(length), len(batch.indices)), seed)
+
+
+def _channels(plan: QuantPlan) -> int:
+    """Channels of all planned activations together."""
+    return sum({linear.activation: linear.depth for linear in plan.linears}.values())
 
 
 def _check_plan(plan: QuantPlan) -> None:

@@ -8,12 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import CalibrationError
+from ..passes.base import Pass
+from ..passes.qdq.insert import InsertQdq
 from ..passes.qdq.params import QuantParams
+from ..passes.qdq.policy import QuantPolicy
+from ..passes.qdq.smooth import SmoothActivations, smoothed_name
+from .smoothing import Smoothing
 from .statistics import TensorStatistics
 
 CALIBRATION_FILE = "calibration.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -21,12 +28,14 @@ class TensorRange:
     """The range of one tensor and what it was chosen from.
 
     Attributes:
-        amax: the largest magnitude INT8 represents.
+        amax: the largest magnitude INT8 represents, of the smoothed tensor if it is smoothed.
         statistics: what the corpus held.
+        smoothing: how its channels are changed before they are quantised, None when they are not.
     """
 
     amax: float
     statistics: TensorStatistics
+    smoothing: Smoothing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +60,37 @@ class CalibrationTable:
     data_digest: str
     ranges: Mapping[str, TensorRange]
 
+    def passes(self, policy: QuantPolicy | None = None) -> tuple[Pass, ...]:
+        """What turns the float graph that was calibrated into the INT8 graph.
+
+        Args:
+            policy: the one calibrated with, the default policy when None.
+
+        Raises:
+            CalibrationError: naming the tensor whose range is unusable.
+        """
+        policy = policy or QuantPolicy()
+        smoothings = {
+            name: found.smoothing
+            for name, found in self.ranges.items()
+            if found.smoothing is not None
+        }
+        transforms = {name: smoothing.transform for name, smoothing in smoothings.items()}
+        shifts = {smoothed_name(name): change.shift for name, change in transforms.items()}
+        insert = InsertQdq(self.params(), shifts, policy)
+        return (SmoothActivations(transforms, policy), insert) if transforms else (insert,)
+
     def params(self) -> dict[str, QuantParams]:
-        """Symmetric INT8 parameters by tensor name, ready for `InsertQdq`.
+        """Symmetric INT8 parameters by name of what is quantised.
 
         Raises:
             CalibrationError: naming the tensor whose range is unusable.
         """
         params = {}
         for name, found in self.ranges.items():
+            quantized = name if found.smoothing is None else smoothed_name(name)
             try:
-                params[name] = QuantParams.symmetric(found.amax)
+                params[quantized] = QuantParams.symmetric(found.amax)
             except CalibrationError as error:
                 raise CalibrationError(f"tensor {name!r}: {error}") from error
         return params
@@ -69,7 +99,7 @@ class CalibrationTable:
         """The text of ``calibration.json``: the same table gives the same bytes."""
         head = {key: value for key, value in vars(self).items() if key != "ranges"}
         ranges = {
-            name: {"amax": found.amax} | asdict(found.statistics)
+            name: {"amax": found.amax} | asdict(found.statistics) | _smoothing_json(found)
             for name, found in self.ranges.items()
         }
         return json.dumps({"schema": SCHEMA} | head | {"ranges": ranges}, indent=2) + "\n"
@@ -131,4 +161,24 @@ def _range(entry: Mapping[str, Any]) -> TensorRange:
         minimum=float(entry["minimum"]),
         maximum=float(entry["maximum"]),
     )
-    return TensorRange(float(entry["amax"]), statistics)
+    amax = float(entry["amax"])
+    if "alpha" not in entry:
+        return TensorRange(amax, statistics)
+    scale = np.array(entry["channel_scale"].split(), np.float32)
+    steps = np.array(entry["channel_shift"].split(), np.int32)
+    if not scale.size == steps.size > 0:
+        raise ValueError(f"{scale.size} channel scales and {steps.size} shifts")
+    smoothing = Smoothing(alpha=float(entry["alpha"]), scale=scale, steps=steps, amax=amax)
+    return TensorRange(amax, statistics, smoothing)
+
+
+def _smoothing_json(found: TensorRange) -> dict[str, Any]:
+    """Channels on one line each: a list would take a line for every number."""
+    smoothing = found.smoothing
+    if smoothing is None:
+        return {}
+    return {
+        "alpha": smoothing.alpha,
+        "channel_scale": " ".join(map(str, smoothing.scale)),
+        "channel_shift": " ".join(map(str, smoothing.steps)),
+    }

@@ -14,7 +14,6 @@ from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TaskSpec
 from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
-from ..passes.qdq.insert import InsertQdq
 from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .progress import Journal
@@ -82,7 +81,7 @@ def quantize(
         table = calibrate(
             graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
         )
-    pipeline = PassPipeline((InsertQdq(table.params()),), on_record=journal.records.append)
+    pipeline = PassPipeline(table.passes(), on_record=journal.records.append)
     quantized = pipeline.run(graph)
     for found in lint_qdq(quantized.model):
         journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ...errors import CalibrationError, GraphError, PassError
 from ..base import Pass, PassResult, result
-from .params import QuantParams, quantize, weight_params
+from .linears import add_to_bias, weight_of
+from .params import QuantParams, dequantize, quantize, weight_params
 from .policy import Linear, QuantPlan, QuantPolicy, constant_operand
 
 
@@ -30,6 +31,9 @@ class InsertQdq(Pass):
 
     Attributes:
         activations: how to quantise each activation, by tensor name; more than needed is fine.
+        shifts: ``z [channels]`` of activations that hold ``x / s - z``, by tensor name. Rounded
+            weights must not move what ``x = 0`` gives, so ``z @ (DQ(W) - W)`` goes into the bias;
+            without it MiniLM has noise of 3 dB instead of 24.
         policy: which GEMMs to take.
 
     Raises:
@@ -41,6 +45,7 @@ class InsertQdq(Pass):
     min_opset: ClassVar[int] = 19  # float16 scales
     required: ClassVar[bool] = True
     activations: Mapping[str, QuantParams] = field(repr=False)
+    shifts: Mapping[str, NDArray[np.float32]] = field(repr=False, default_factory=dict)
     policy: QuantPolicy = field(default_factory=QuantPolicy)
 
     @property
@@ -54,7 +59,8 @@ class InsertQdq(Pass):
         self._check_ranges(plan)
         writer = _Writer(model.graph)
         for linear in plan.linears:
-            writer.quantize(linear, self.activations[linear.activation])
+            params, shift = self.activations[linear.activation], self.shifts.get(linear.activation)
+            writer.quantize(linear, params, shift)
         writer.drop_unread()
         return result(model, len(plan.linears), plan.refusals)
 
@@ -84,13 +90,17 @@ class _Writer:
         self._weights: dict[tuple[ir.Value, int, bool], ir.Value] = {}
         self._replaced: dict[ir.Value, None] = {}
 
-    def quantize(self, linear: Linear, params: QuantParams) -> None:
+    def quantize(
+        self, linear: Linear, params: QuantParams, shift: NDArray[np.float32] | None
+    ) -> None:
         node = self._nodes[linear.output]
         activation, operand = node.inputs[0], node.inputs[1]
         assert activation is not None
         assert operand is not None
         found = constant_operand(operand)
         assert found is not None
+        if shift is not None and shift.any():
+            add_to_bias(self._graph, node, _zero_error(node, shift))
         weight = self._weight(linear, found[0], node)
         assert weight.dtype is not None
         node.replace_input_with(0, self._activation(activation, params, weight.dtype))
@@ -186,6 +196,14 @@ class _Writer:
             fresh, count = f"{name}_{count}", count + 1
         self._names.add(fresh)
         return fresh
+
+
+def _zero_error(node: ir.Node, shift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What rounding the weight does to the answer at the shifted zero, ``[N]``."""
+    weight = weight_of(node)
+    params = weight_params(weight, 1)
+    error = dequantize(quantize(weight, params), params) - weight
+    return np.float32(node.attributes.get_float("alpha", 1.0)) * (shift @ error)
 
 
 def _quantize_weight(

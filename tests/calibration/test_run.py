@@ -9,9 +9,10 @@ from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.quality import measure_quality
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
+from fuselage.calibration.table import CalibrationTable
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
-from fuselage.passes.qdq.insert import InsertQdq
+from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.qdq.lower_uint8 import LowerActivationsUint8
 from fuselage.passes.qdq.policy import QuantPolicy
 
@@ -27,7 +28,7 @@ def set_weight(graph, name, array):
 
 
 def test_ranges_are_the_absolute_maxima_of_unpadded_texts(graph, tokenize):
-    table = calibrate(graph, data(), tokenize)
+    table = calibrate(graph, data(), tokenize, smoothing=False)
     assert list(table.ranges) == ["normed", "active"]
     weights = {name: v.const_value.numpy() for name, v in graph.model.graph.initializers.items()}
     ids = np.concatenate([row.ids for row in tokenize(TEXTS)])
@@ -42,7 +43,7 @@ def test_ranges_are_the_absolute_maxima_of_unpadded_texts(graph, tokenize):
 
 def test_table_says_where_it_comes_from(graph, tokenize):
     table = calibrate(graph, data(), tokenize)
-    assert (table.method, table.source) == ("absmax", "words")
+    assert (table.method, table.source) == ("auto", "words")
     assert table.graph_digest == graph.digest()
     assert table.data_digest == data().digest
     assert not any(text in table.to_json() for text in TEXTS if len(text) > 5)
@@ -81,13 +82,13 @@ def test_policy_decides_what_is_calibrated(graph, tokenize):
 
 
 def test_calibrate_insert_and_lower_stays_close_to_float(graph, tokenize):
-    table = calibrate(graph, data(), tokenize)
-    quantized = Graph(InsertQdq(table.params())(graph.clone().model).model)
+    quantized = PassPipeline(calibrate(graph, data(), tokenize).passes()).run(graph)
     lowered = Graph(LowerActivationsUint8()(quantized.clone().model).model)
     held = data(["hello there", "unseen words", "q"]).batches(tokenize, graph.inputs)
     with GraphSession(graph) as a, GraphSession(quantized) as b, GraphSession(lowered) as c:
         signed = measure_quality(a, b, held, output="embedding")
-        assert measure_quality(a, c, held, output="embedding") == signed
+        unsigned = measure_quality(a, c, held, output="embedding")
+    assert unsigned.sqnr_db == pytest.approx(signed.sqnr_db, abs=0.05)
     assert 25 < signed.sqnr_db < 60
     assert 0.99 < signed.cosine_min < 1.0
 
@@ -102,10 +103,10 @@ def test_constant_activations_calibrate(graph, tokenize):
     set_weight(graph, "w1", np.zeros((32, 48), np.float32))
     table = calibrate(graph, data(), tokenize)
     assert table.ranges["active"].amax == 0.0
-    quantized = Graph(InsertQdq(table.params())(graph.clone().model).model)
+    quantized = PassPipeline(table.passes()).run(graph)
     batches = data().batches(tokenize, graph.inputs)
     with GraphSession(graph) as a, GraphSession(quantized) as b:
-        assert measure_quality(a, b, batches, output="embedding").sqnr_db == 150.0
+        assert measure_quality(a, b, batches, output="embedding").sqnr_db > 120
 
 
 def test_graph_without_linears_is_refused(graph, tokenize):
@@ -124,3 +125,41 @@ def test_session_turns_runtime_errors_into_a_sentence(graph):
         feeds = {name: np.full((1, 2), 1000, np.int64) for name in ("input_ids", "attention_mask")}
         with pytest.raises(CalibrationError, match=r"cannot run the graph on .*\[1, 2\]"):
             session.run(feeds)
+
+
+def quality(graph, tokenize, table):
+    quantized = PassPipeline(table.passes()).run(graph)
+    batches = data(["hello there", "unseen words", "q", "zebra"]).batches(tokenize, graph.inputs)
+    with GraphSession(graph) as a, GraphSession(quantized) as b:
+        return measure_quality(a, b, batches, output="embedding")
+
+
+MANY = [f"{word} {number}" for number in range(10) for word in TEXTS]
+
+
+def test_smoothing_gains_six_decibel_where_one_channel_is_twelve_times_the_others(graph, tokenize):
+    plain = quality(graph, tokenize, calibrate(graph, data(MANY), tokenize, smoothing=False))
+    table = calibrate(graph, data(MANY), tokenize)
+    assert quality(graph, tokenize, table).sqnr_db > plain.sqnr_db + 6
+    scale = table.ranges["normed"].smoothing.scale
+    assert scale[5] > 5 * np.median(scale)
+
+
+def test_table_read_back_gives_the_same_graph(graph, tokenize):
+    table = calibrate(graph, data(MANY), tokenize)
+    again = CalibrationTable.from_json(table.to_json())
+    assert again == table
+    first, second = (PassPipeline(item.passes()).run(graph) for item in (table, again))
+    assert first.digest() == second.digest()
+
+
+def test_same_texts_and_seed_give_the_same_table(graph, tokenize):
+    first, second = (calibrate(graph, data(MANY), tokenize).to_json() for _ in range(2))
+    assert first == second
+
+
+def test_rows_that_are_kept_stay_within_the_bound(graph, monkeypatch):
+    plan = QuantPolicy().plan(graph.model)
+    assert run.reservoir_rows(plan) == 512
+    monkeypatch.setattr(run, "RESERVOIR_BYTES", 320 * 100)
+    assert run.reservoir_rows(plan) == 100
