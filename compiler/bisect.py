@@ -13,6 +13,7 @@ from ..passes.pipeline import Stage, attempt, first_off, groups
 from .check_pass import NumberCheck
 from .locate import Difference, first_difference
 from .sampling import Sample
+from .widen import widen_halves
 
 Fault = Literal["raises", "malformed", "numbers"]
 
@@ -142,10 +143,11 @@ def _look_inside(
 ) -> tuple[Sample | None, Difference | None]:
     tolerance = stage.step.tolerance
     assert tolerance is not None
-    for answer in check.expected:
-        difference = first_difference(
-            stage.before, stage.after, answer.sample, tolerance, threads=threads
-        )
+    before, after, judge = stage.before, stage.after, check
+    if check.wide is not None:
+        before, after, judge = widen_halves(before), widen_halves(after), check.wide
+    for answer in judge.expected:
+        difference = first_difference(before, after, answer.sample, tolerance, threads=threads)
         if difference is not None:
             return answer.sample, difference
     return None, None

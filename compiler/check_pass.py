@@ -14,10 +14,15 @@ from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.base import EXACT, Pass
 from .reference import Answer, answers_to, opening_error, reference_answers
+from .widen import holds_float16, widen_halves
 
 _QUANTIZED_SLACK = 1.25
 """How much more noise than Q/DQ itself a 16-bit body may have. Its roundings differ from those of
 the float32 body in single codes, which moves the noise but does not add to it (MiniLM: 1.04)."""
+
+_FLOAT16 = 2e-2
+"""What float16 graphs of one meaning may differ by; roundings moved models of two layers by 2e-5 to
+6e-4. Faults that are finer than this show in float32."""
 
 _Outputs = Sequence[Mapping[str, Array]]
 
@@ -34,7 +39,12 @@ class NumberCheck:
     Answers that depend on a hidden token are therefore compared between canonical graphs only;
     elsewhere they must merely stay finite.
 
+    The roundings of float16 are beyond what an exact pass may change. A graph that computes in
+    float16 is therefore run as it is, and held to the digits that float16 has; and once more in
+    float32 (`wide`), held to the tolerance of the pass.
+
     Attributes:
+        wide: the same check in float32, None unless the original holds float16.
         not_checked: why nothing is compared, None when it is. Every graph passes then that ONNX
             Runtime opens as it did the original: what cannot be compared is reported, never
             rolled back.
@@ -70,6 +80,14 @@ class NumberCheck:
         except CalibrationError as error:
             self.not_checked = str(error)
             self._opens = opening_error(original, threads) is None
+        self.wide = self._widened(original) if unquantized is None else None
+        self._exact = EXACT if self.wide is None else _FLOAT16
+
+    def _widened(self, original: Graph) -> NumberCheck | None:
+        if self.not_checked is not None or not holds_float16(original):
+            return None
+        wide = NumberCheck(widen_halves(original), threads=self._threads, canonical=self._canonical)
+        return wide if wide.not_checked is None else None
 
     @property
     def expected(self) -> tuple[Answer, ...]:
@@ -89,7 +107,8 @@ class NumberCheck:
         if list(got[0]) != wanted:
             return f"expected the outputs {wanted}, got {list(got[0])}"
         if step.tolerance <= EXACT:
-            return self._difference(got, EXACT, hidden=self._canonical)
+            reason = self._difference(got, self._exact, hidden=self._canonical)
+            return reason or self._wide_reason(graph, step)
         reason = self._difference(got, math.inf)  # shapes, dtypes and NaN
         if reason is not None:
             return reason
@@ -102,9 +121,17 @@ class NumberCheck:
         else:
             reason = self._difference(got, step.tolerance)
         if reason is None:
+            reason = self._wide_reason(graph, step)
+        if reason is None:
             pairs = zip(self._expected, got, strict=True)
             self._expected = tuple(replace(answer, outputs=outputs) for answer, outputs in pairs)
         return reason
+
+    def _wide_reason(self, graph: Graph, step: Pass) -> str | None:
+        if self.wide is None:
+            return None
+        reason = self.wide(widen_halves(graph), step)
+        return None if reason is None else f"in float32, {reason}"
 
     def _refusal(self, graph: Graph) -> str | None:
         """What can be asked of a graph even so: ONNX Runtime opens it when it opened the original.
@@ -120,6 +147,8 @@ class NumberCheck:
     def restart(self, graph: Graph, step: Pass) -> None:
         """Hold what follows to this graph; a pass that may change numbers freely made it."""
         self.crossed.append(step.spec)
+        if self.wide is not None:
+            self.wide.restart(widen_halves(graph), step)
         if self.not_checked is not None:
             return
         self._float = None

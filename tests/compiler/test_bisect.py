@@ -37,7 +37,7 @@ LAYER = """
     m# = Transpose<perm = [0, 2, 1, 3]>(o#)  j# = Reshape(m#, join)  r# = Add(j#, x#)
     l# = LayerNormalization(r#, gain#)
     d# = Div(l#, two)  e# = Erf(d#)  f# = Add(e#, one)  g# = Mul(l#, f#)  x+ = Mul(g#, half)"""
-HEAD = """net (int64[s72, s53] ids, int64[s43, s53] mask) => (float[s72, s53, 16] y)
+HEAD = """net (int64[s72, s53] ids, int64[s72, s53] mask) => (float[s72, s53, 16] y)
 {
     x0 = Gather(words, ids)
     wide = Unsqueeze(mask, axes)  shown = Cast<to = 9>(wide)  bias = Where(shown, zero, fill)"""
