@@ -12,6 +12,7 @@ TASK ?= auto
 TEXT ?=
 WEIGHTS ?= pretrained
 OUT ?=
+SEED ?= 0
 
 BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision $(PRECISION) --task $(TASK) \
 	--weights $(WEIGHTS) $(foreach target,$(TARGETS),--target $(target)) \
@@ -21,11 +22,11 @@ TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine doctor bench families test test-all gpu-check lint format typecheck clean
+.PHONY: help setup engine doctor bench families fuzz test test-all gpu-check lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  engine and its like take MODEL PRECISION TARGETS TASK TEXT WEIGHTS OUT'
+	@echo '  engine and its like take MODEL PRECISION TARGETS TASK TEXT WEIGHTS OUT; fuzz takes SEED'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +56,9 @@ test-all: $(VENV)/.installed-dev  ## Run the slow tests too
 
 families: $(VENV)/.installed  ## Export every family every way, fuse it, compare it; write docs/families.md
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/family_coverage.py --markdown docs/families.md
+
+fuzz: $(VENV)/.installed  ## Damage a thousand models and see that optimize refuses or mends each
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/fuzz_optimize.py --seed $(SEED)
 
 gpu-check: $(VENV)/.installed-dev  ## On a machine with an NVIDIA GPU: run the tests that need it
 	@$(BIN)/fuselage doctor

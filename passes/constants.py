@@ -73,6 +73,15 @@ def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...]:
     return () if attribute is None else tuple(attribute.as_ints())
 
 
+def permutation_of(transpose: ir.Node) -> tuple[int, ...]:
+    """The axes of a Transpose: all in reverse without the attribute, empty for an unknown rank."""
+    written = ints_attribute(transpose, "perm")
+    value = transpose.inputs[0]
+    if written or value is None or value.shape is None:
+        return written
+    return tuple(reversed(range(len(value.shape))))
+
+
 def static_dim(value: ir.Value, axis: int) -> int | None:
     """The static size of an axis, or None when the rank or the size is unknown."""
     if value.shape is None or not -len(value.shape) <= axis < len(value.shape):

@@ -267,17 +267,22 @@ def _collecting_rarely() -> Iterator[Callable[[int], None]]:
             gc.enable()
 
 
+def _without_name(step: Pass, error: BaseException) -> str:
+    """The message of an error; what quotes it names the pass itself."""
+    return str(error).removeprefix(f"pass {step.name}: ")
+
+
 def _call(step: Pass, model: ir.Model) -> tuple[PassResult | None, str | None, Exception | None]:
     """The result, or why there is none."""
     try:
         outcome = step(model)
     except ir.passes.PreconditionError as error:
-        reason = str(error.__cause__ or error)
+        reason = _without_name(step, error.__cause__ or error)
         if step.required:
             return None, reason, error
         return PassResult(model, False, 0, (Refusal(step.name, "", reason),)), None, None
     except PassError as error:
-        return None, str(error), error
+        return None, _without_name(step, error), error
     except Exception as error:  # a faulty pass must not take the build down
         return None, f"it raised {type(error).__name__}: {error}", error
     assert isinstance(outcome, PassResult)

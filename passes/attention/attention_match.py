@@ -106,6 +106,9 @@ def _check_shapes(core: Core) -> None:
         _check_heads(core)
     for term in core.terms:
         _check_term(term.value, core.query, rank, len(term.value.shape or ()) - 1)
+        dtype = term.value.dtype
+        if term.fill is None and dtype is not None and not dtype.is_floating_point():
+            raise Miss(f"{dtype} {term.value.name!r} is added to the scores, expected a float mask")
         if static_dim(core.key, core.key_order[-2]) == 1 and static_dim(term.value, -1) != 1:
             raise Miss(f"the mask has shape {term.value.shape}, but there is 1 key")
     for _, scale in core.row_scales:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from ..constants import ints_attribute, producer, scalar_of, static_dim
+from ..constants import permutation_of, producer, scalar_of, static_dim
 
 _DEPTH = 12
 """Additions and scalings between the product and the softmax; six is the most seen."""
@@ -267,7 +267,7 @@ def _strip_scale(value: ir.Value) -> tuple[ir.Value, float]:
 def _untranspose(transposed: ir.Value) -> tuple[ir.Value, Order, float]:
     """K, the order of axes that makes it [batch, heads, keys, head_dim], and a scale below."""
     node = producer(transposed, "Transpose")
-    permutation = () if node is None else ints_attribute(node, "perm")
+    permutation = () if node is None else permutation_of(node)
     if node is None or len(permutation) < 3:  # computed with the keys last
         rank = 4 if transposed.shape is None else len(transposed.shape)
         return transposed, (*range(rank - 2), rank - 1, rank - 2), 1.0

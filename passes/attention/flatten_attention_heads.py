@@ -27,7 +27,7 @@ from ..base import Pass, PassResult, result
 from ..constants import (
     initializer,
     insert_before,
-    ints_attribute,
+    permutation_of,
     producer,
     replace_value,
     scalar_of,
@@ -119,7 +119,7 @@ def _plan(value: ir.Value | None) -> _Plan | str:
         inner = _plan(rotary.inputs[0])
         return inner if isinstance(inner, str) else replace(inner, rotary=rotary)
     transpose = producer(value, "Transpose")
-    if transpose is None or ints_attribute(transpose, "perm") != _SWAP:
+    if transpose is None or permutation_of(transpose) != _SWAP:
         if value is not None and static_dim(value, 1) == 1:
             return _single_head(value)
         return "it is not a Transpose with perm [0, 2, 1, 3] of split heads"
@@ -205,7 +205,7 @@ def _is_read_once(value: ir.Value) -> bool:
 
 def _merged_heads(output: ir.Value) -> ir.Node | str:
     transpose = sole_consumer(output, "Transpose")
-    if transpose is None or ints_attribute(transpose, "perm") != _SWAP:
+    if transpose is None or permutation_of(transpose) != _SWAP:
         return "its output is not read by one Transpose with perm [0, 2, 1, 3] alone"
     reshape = sole_consumer(transpose.outputs[0], "Reshape")
     if reshape is None:

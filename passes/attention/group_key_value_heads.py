@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import initializer, insert_before, ints_attribute, producer, static_dim
+from ..constants import initializer, insert_before, permutation_of, producer, static_dim
 from ..rewrite import remove_dead
 
 
@@ -93,7 +93,10 @@ def _repetition(value: ir.Value | None, axis: int) -> _Repetition | None:
     if node.op_type == "RotaryEmbedding" and axis != 1:
         return None  # it takes another axis for the heads
     if node.op_type == "Transpose":
-        axis = ints_attribute(node, "perm")[axis]
+        order = permutation_of(node)
+        if len(order) != 4:
+            return None
+        axis = order[axis]
     found = _repetition(node.inputs[0], axis)
     return None if found is None else replace(found, steps=(node, *found.steps))
 
@@ -126,7 +129,7 @@ def _unrepeated(found: _Repetition, graph: ir.Graph, tape: ir.tape.Tape) -> ir.V
         old, value = value, tape.op(step.op_type, [value, *step.inputs[1:]], attributes)
         value.type = old.type
         assert old.shape is not None
-        order = ints_attribute(step, "perm") or range(4)
+        order = permutation_of(step) if step.op_type == "Transpose" else range(4)
         value.shape = ir.Shape([old.shape[axis] for axis in order])
     return value
 

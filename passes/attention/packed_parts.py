@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from ..constants import (
     int_attribute,
-    ints_attribute,
     ints_of,
+    permutation_of,
     producer,
     scalar_of,
     sole_consumer,
@@ -63,6 +63,8 @@ def packed_of(reshape: ir.Node) -> Packed | None:
         return None
     sizes = [int(dim) for dim in trailing if isinstance(dim, int)]
     labels, value = _transposed(output)
+    if len(labels) != len(output.shape):
+        return None
     if len(sizes) == 3:
         found = _selected(value, labels)
     elif len(sizes) == 2 and labels[-1] == 3:
@@ -92,7 +94,7 @@ def _transposed(value: ir.Value) -> tuple[list[int], ir.Value]:
     transpose = sole_consumer(value, "Transpose")
     if transpose is None:
         return list(range(len(value.shape))), value
-    return list(ints_attribute(transpose, "perm")), transpose.outputs[0]
+    return list(permutation_of(transpose)), transpose.outputs[0]
 
 
 def _selected(value: ir.Value, labels: list[int]) -> tuple[int, list[tuple[ir.Value, int]]] | None:

@@ -20,7 +20,7 @@ from ..constants import (
     initializer,
     insert_before,
     int_attribute,
-    ints_attribute,
+    permutation_of,
     producer,
     replace_value,
 )
@@ -101,7 +101,7 @@ def _batched(value: ir.Value) -> ir.Node | None:
     node, dims = producer(value, *_BATCHED), _dims(value)
     if node is None or dims is None or len(dims) != 3 or None in map(_dims, node.inputs):
         return None
-    if node.op_type == "Transpose" and ints_attribute(node, "perm") != (0, 2, 1):
+    if node.op_type == "Transpose" and permutation_of(node) != (0, 2, 1):
         return None
     return None if node.op_type == "Softmax" and _axis(node) != 2 else node
 

@@ -17,7 +17,7 @@ from ..base import Pass, PassResult, result
 from ..constants import (
     insert_before,
     int_attribute,
-    ints_attribute,
+    permutation_of,
     producer,
     replace_value,
     sole_consumer,
@@ -46,7 +46,7 @@ def _hoist(norm: ir.Node) -> int:
         return 0
     if sole_consumer(transpose.outputs[0], norm.op_type) is None:
         return 0
-    perm = ints_attribute(transpose, "perm")
+    perm = permutation_of(transpose)
     last = len(perm) - 1
     if not perm or perm[-1] != last or int_attribute(norm, "axis", -1) not in (-1, last):
         return 0

@@ -21,7 +21,7 @@ from ..base import Pass, PassResult, result
 from ..constants import (
     initializer,
     insert_before,
-    ints_attribute,
+    permutation_of,
     producer,
     replace_value,
     scalar_of,
@@ -113,7 +113,7 @@ def _cast(node: ir.Node, data: ir.Value, facts: Facts) -> ir.Value | None:
 
 def _transpose(node: ir.Node, data: ir.Value, facts: Facts) -> ir.Value | None:
     del facts
-    order = ints_attribute(node, "perm")
+    order = permutation_of(node)
     return data if order and order == tuple(range(len(order))) else None
 
 
@@ -168,8 +168,8 @@ def _merge_unsqueezes(node: ir.Node, facts: Facts) -> ir.Node | None:
 def _merge_transposes(node: ir.Node, facts: Facts) -> ir.Node | None:
     del facts
     inner = producer(node.inputs[0], "Transpose")
-    outer_order = ints_attribute(node, "perm")
-    inner_order = () if inner is None else ints_attribute(inner, "perm")
+    outer_order = permutation_of(node)
+    inner_order = () if inner is None else permutation_of(inner)
     if inner is None or not outer_order or len(inner_order) != len(outer_order):
         return None
     order = [inner_order[axis] for axis in outer_order]
@@ -189,7 +189,7 @@ def _merge_reshapes(node: ir.Node, facts: Facts) -> ir.Node | None:
     order = _order_without_merging(
         facts[data].shape,
         facts[merge.outputs[0]].shape,
-        ints_attribute(swap, "perm"),
+        permutation_of(swap),
         facts[node.outputs[0]].shape,
     )
     if order is None:

@@ -23,7 +23,7 @@ from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
 from ..constants import (
     insert_before,
-    ints_attribute,
+    permutation_of,
     producer,
     replace_value,
     scalar_of,
@@ -121,7 +121,7 @@ def _replace(
     output = rotation.output
     if heads_axis == 2:
         swap = sole_consumer(output, "Transpose")
-        if swap is not None and ints_attribute(swap, "perm") == _SWAP:
+        if swap is not None and permutation_of(swap) == _SWAP:
             output, last = swap.outputs[0], swap
         else:
             new = _swapped(tape, new)

@@ -22,8 +22,8 @@ from ..constants import (
     array_of,
     initializer,
     int_attribute,
-    ints_attribute,
     ints_of,
+    permutation_of,
     producer,
     scalar_of,
     static_dim,
@@ -244,7 +244,7 @@ def _moves_other_axes(node: ir.Node) -> bool:
         return False
     rank = len(data.shape)
     if node.op_type == "Transpose":
-        return ints_attribute(node, "perm")[-1:] == (rank - 1,)
+        return permutation_of(node)[-1:] == (rank - 1,)
     if node.op_type == "Gather":
         return rank > 1 and int_attribute(node, "axis", 0) % rank != rank - 1
     axes_input = {"Unsqueeze": 1, "Squeeze": 1, "Slice": 3}.get(node.op_type)

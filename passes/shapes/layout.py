@@ -84,6 +84,8 @@ def unsqueeze(at: Site) -> list[Fact]:
         return [Fact(data.dtype)]
     rank = len(data.shape) + len(axes)
     new, rest = {axis % rank for axis in axes}, iter(data.shape)
+    if len(new) != len(axes):  # one named twice
+        return [Fact(data.dtype)]
     return [Fact(data.dtype, tuple(1 if axis in new else next(rest) for axis in range(rank)))]
 
 

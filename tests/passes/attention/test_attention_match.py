@@ -234,6 +234,16 @@ REFUSED = {
 }
 
 
+def test_integers_are_no_mask(build: Any, apply: Any) -> None:
+    model = build("scores = Add(raw, mask)")
+    mask = next(value for value in model.graph.inputs if value.name == "mask")
+    mask.type = ir.TensorType(ir.DataType.INT64)
+    _, outcome = apply(FuseAttention(), model)
+    assert not outcome.modified
+    reason = "INT64 'mask' is added to the scores, expected a float mask"
+    assert outcome.refusals[0].reason == reason
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_changes_the_weights_is_refused(build: Any, apply: Any, name: str) -> None:
     steps, reason = REFUSED[name]

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.passes.attention.split_packed_projections import SplitPackedProjections
+from fuselage.passes.constants import permutation_of
 from fuselage.passes.normalize.infer_shapes import InferShapes
 
 HEADS, SIZE, WIDTH = 2, 5, 30
@@ -257,6 +258,7 @@ def test_rows_that_move_are_refused(build: Any, apply: Any) -> None:
         ("r = Reshape(p, split)\n q, k = Split<axis = -1>(r, parts)", "b"),  # two parts: a rotation
         ("r = Reshape(p, parts_first)\n q = Gather<axis = 0>(r, i0)", "3"),  # one row of the batch
         ("r = Reshape(p, parts_first)\n q = Neg(r)", "b"),
+        ("r = Reshape(p, thirds)\n t = Transpose(r)\n q = Split<num_outputs = 3>(t)", "b"),
         # An axis of one goes, but another one than was sliced.
         ("r = Reshape(p, parts_first)\n q5 = Slice(r, n0, n1, n2)\n q = Squeeze(q5, n0)", "1"),
         (
@@ -275,4 +277,16 @@ def test_other_reshapes_are_not_candidates(build: Any, apply: Any, body: str, ba
         batch=batch,
     )
     _, outcome = apply(SplitPackedProjections(), model)
+    assert (outcome.modified, outcome.refusals) == (False, ())
+
+
+def test_a_transposition_of_unknown_rank_is_left_alone(build: Any) -> None:
+    model = build("r = Reshape(p, thirds)\n t = Transpose(r)\n q = Neg(t)", outputs="float q")
+    (transpose,) = (node for node in model.graph if node.op_type == "Transpose")
+    assert permutation_of(transpose) == (3, 2, 1, 0)
+    source = transpose.inputs[0]
+    assert source is not None
+    source.shape = None
+    assert permutation_of(transpose) == ()
+    outcome = SplitPackedProjections()(model)
     assert (outcome.modified, outcome.refusals) == (False, ())

@@ -41,6 +41,7 @@ DROPPED = {
     "Div": "h = Div(x, one)",
     "Add": "h = Add(zero, x)",
     "Sub": "h = Sub(x, zero)",
+    "a default Transpose, twice": "t = Transpose(x)\n h = Transpose(t)",
     "Transpose there and back": "t = Transpose<perm = [2, 0, 1]>(x)\n"
     "h = Transpose<perm = [1, 2, 0]>(t)",
 }  # fmt: skip

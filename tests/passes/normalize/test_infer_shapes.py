@@ -156,6 +156,17 @@ def test_sizes_are_written_in_one_form(build: Any, name: str) -> None:
     assert not InferShapes()(model).modified
 
 
+def test_an_axis_that_is_added_twice_says_nothing(parse: Any) -> None:
+    """The operator refuses it; the analysis must not fall over it."""
+    model = parse(
+        "net (float[b, s] x) => (float y) { u = Unsqueeze(x, twice)\n y = Neg(u) }",
+        twice=np.array([1, 1], np.int64),
+    )
+    model.graph.outputs[0].shape = None
+    InferShapes()(model)
+    assert model.graph[0].outputs[0].shape is None
+
+
 def test_sizes_that_an_operator_needs_equal_get_one_name(parse: Any) -> None:
     """Two caches whose lengths the exporter named apart meet in the sum over the keys."""
     model = parse(
