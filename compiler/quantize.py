@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..calibration.budget import Budget, fit_budget
 from ..calibration.data import CalibrationSet, default_corpus, tokenize_with
-from ..calibration.quality import Quality, measure_quality
+from ..calibration.quality import Quality
 from ..calibration.run import calibrate
-from ..calibration.session import GraphSession
 from ..calibration.table import CalibrationTable
 from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TaskSpec
+from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.lint import lint_qdq
@@ -48,6 +49,7 @@ def quantize(
     texts: CalibrationSet | None,
     journal: Journal,
     *,
+    budget: Budget | None = None,
     threads: int = 0,
 ) -> Quantized:
     """Calibrate and insert Q/DQ.
@@ -58,11 +60,48 @@ def quantize(
         spec: the task.
         texts: the user's texts; None takes the corpus that ships with fuselage and says so.
         journal: gets the stages and a note about the corpus.
+        budget: damage that is allowed on held-out text; None for any.
         threads: CPU threads, 0 for all physical cores.
 
     Raises:
-        CalibrationError: when text or graph give no usable ranges.
+        CalibrationError: when text or graph give no usable ranges, or the budget cannot be met.
     """
+    budget = budget or Budget()
+    texts = _chosen(texts, journal)
+    data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
+    tokenize = tokenize_with(TextEncoder(tokenizer, spec))
+    with journal.stage("calibrate"):
+        table = calibrate(
+            graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
+        )
+    if held_out is None:
+        if budget != Budget():
+            raise CalibrationError(
+                "accuracy budget: expected at least two texts, one to calibrate with and one to "
+                f"measure with, got {len(texts.texts)}"
+            )
+        quantized = PassPipeline(table.passes()).run(graph)
+        plan, quality = QuantPolicy().plan(graph.model), None
+    else:
+        with journal.stage("measure INT8 on held-out text"):
+            fit = fit_budget(
+                graph,
+                table,
+                held_out.batches(tokenize, graph.inputs),
+                budget,
+                output=graph.outputs[0].name,
+                threads=threads,
+                on_progress=journal.listener.advanced,
+            )
+        quantized, plan, quality = fit.graph, fit.plan, fit.quality
+    journal.records += quantized.history[len(graph.history) :]
+    for found in lint_qdq(quantized.model):
+        journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
+    return Quantized(graph=quantized, plan=plan, table=table, quality=quality)
+
+
+def _chosen(texts: CalibrationSet | None, journal: Journal) -> CalibrationSet:
+    """The user's texts or ours, with a note where that may cost accuracy."""
     if texts is None:
         texts = default_corpus()
         journal.note(
@@ -74,26 +113,4 @@ def quantize(
             f"calibrated on {len(texts.texts)} distinct texts of {texts.source}, which may miss "
             f"what other text needs; give at least {_FEW_TEXTS}, one a line"
         )
-    data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
-    tokenize = tokenize_with(TextEncoder(tokenizer, spec))
-    plan = QuantPolicy().plan(graph.model)
-    with journal.stage("calibrate"):
-        table = calibrate(
-            graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
-        )
-    pipeline = PassPipeline(table.passes(), on_record=journal.records.append)
-    quantized = pipeline.run(graph)
-    for found in lint_qdq(quantized.model):
-        journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
-    quality = None
-    if held_out is not None:
-        with journal.stage("measure INT8 on held-out text"):
-            batches = held_out.batches(tokenize, graph.inputs)
-            with (
-                GraphSession(graph, threads=threads) as reference,
-                GraphSession(quantized, threads=threads) as candidate,
-            ):
-                quality = measure_quality(
-                    reference, candidate, batches, output=graph.outputs[0].name
-                )
-    return Quantized(graph=quantized, plan=plan, table=table, quality=quality)
+    return texts

@@ -8,7 +8,7 @@
 | a linear | columns | bias |
 | Relu of a linear | columns | no |
 | product with a linear (gated feed-forward) | columns of that linear | no |
-| anything else | one Mul in front of Q | one Add, the same for all channels |
+| anything else | one Mul in front of Q | one Add, best of one number |
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Site:
     Attributes:
         norm: the normalisation whose gain takes the scale; other readers get the tensor restored.
         linear: the linear whose columns take the scale.
-        shift: whether each channel can be shifted, all of them alike, or none.
+        shift: whether each channel can be shifted for nothing, all of them alike, or none.
         tied: channels with equal numbers must have equal scales, ``[channels]``; None when free.
     """
 

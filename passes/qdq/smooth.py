@@ -43,7 +43,7 @@ class SmoothActivations(Pass):
 
     Raises:
         PassError: when a transform has another number of channels than its tensor, or shifts
-            where its producer cannot.
+            what can only be scaled.
     """
 
     name: ClassVar[str] = "smooth-activations"
@@ -85,14 +85,9 @@ def _check(name: str, transform: ChannelTransform, site: Site, channels: int) ->
             f"tensor {name!r}: expected a transform of {channels} channels, "
             f"got {transform.scale.size}; it was made for another graph"
         )
-    allowed = {
-        "none": not transform.shift.any(),
-        "uniform": transform.is_uniform,
-        "channel": True,
-    }
-    if not allowed[site.shift]:
+    if site.shift == "none" and transform.shift.any():
         raise PassError(
-            f"tensor {name!r}: its producer takes no shift of this kind (possible: {site.shift})"
+            f"tensor {name!r}: the {site.name} in front of it can be scaled, but not shifted"
         )
     if site.tied is not None:
         first = np.zeros(int(site.tied.max()) + 1, np.float32)
@@ -114,6 +109,7 @@ class _Smoother:
         self._name = str(x.name)
         self._readers = readers
         self._scale, self._shift = transform.scale, transform.shift
+        self._uniform = transform.is_uniform
 
     def apply(self, site: Site) -> None:
         if site.norm is not None:
@@ -182,8 +178,10 @@ class _Smoother:
             "Mul", self._x, self._constant("inverse_scale", np.reciprocal(self._scale))
         )
         if self._shift.any():
+            # One number becomes a zero point on the CPU; a vector is an Add there.
+            shift = self._shift[:1] if self._uniform else self._shift
             x.name = f"{self._name}/scaled"
-            x = self._behind("Add", x, self._constant("shift", -self._shift[:1]))
+            x = self._behind("Add", x, self._constant("shift", -shift))
         x.name = smoothed_name(self._name)
         for reader in self._readers:
             reader.replace_input_with(0, x)
