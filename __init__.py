@@ -35,9 +35,11 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .calibration.data import CalibrationSet
     from .engines.base import Engine
     from .engines.bundle import Bundle
     from .engines.text.runtime import TextRuntime
+    from .engines.text.texts import Text
 
 __all__ = [
     "BuildError",
@@ -70,7 +72,7 @@ def build(
     precision: str = "auto",
     targets: Sequence[str] = (),
     task: str = "auto",
-    texts: Iterable[str] | None = None,
+    texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
     weights: Literal["pretrained", "random"] = "pretrained",
     revision: str | None = None,
     shapes: str | None = None,
@@ -89,7 +91,8 @@ def build(
         precision: ``auto`` (each target's fastest float), ``fp32``, ``fp16``, ``bf16``, ``int8``.
         targets: names; empty for all that build on this machine.
         task: ``auto`` picks by the architecture.
-        texts: calibration texts for int8; None takes the corpus that ships with fuselage.
+        texts: for int8: texts, pairs of texts, or lists of token ids, of which 512 are drawn; a
+            `CalibrationSet` is taken as it is; None takes the corpus that ships with fuselage.
         weights: ``random`` for the architecture with seeded random weights.
         revision: branch, tag or commit of a hub id.
         shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
@@ -107,13 +110,15 @@ def build(
     from .compiler.pipeline import run_build
     from .compiler.recipe import Request
 
+    if texts is not None and not isinstance(texts, CalibrationSet):
+        texts = CalibrationSet.from_texts(texts)
     request = Request(
         model=model,
         out=Path(out),
         precision=precision,
         targets=_names(targets),
         task=task,
-        texts=None if texts is None else CalibrationSet.from_texts(texts),
+        texts=texts,
         weights=weights,
         revision=revision,
         shapes=shapes,

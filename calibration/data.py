@@ -92,9 +92,10 @@ class CalibrationSet:
         Raises:
             CalibrationError: when an item is none of these, or none is left.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
             raise CalibrationError(
-                f"{source}: expected an iterable of texts, got one string; wrap it in a list"
+                f"{source}: expected an iterable of texts, got one {type(texts).__name__}; wrap a "
+                "text in a list"
             )
         items = enumerate(texts, start=1)
         samples = (cleaned(item, f"{source}: item {number}") for number, item in items)

@@ -64,6 +64,10 @@ def jsonl_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iter
             continue
         try:
             value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CalibrationError(
+                f"{place}: expected one JSON value a line: {error.msg} at column {error.colno}"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{place}: expected one JSON value a line: {error}") from error
         if isinstance(value, dict):

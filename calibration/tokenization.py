@@ -28,6 +28,10 @@ class Encoding(Protocol):
     def attention_mask(self) -> list[int]:
         """1 for a token, 0 for padding."""
 
+    @property
+    def overflowing(self) -> Sequence[object]:
+        """What was cut off; empty for a text that is whole."""
+
 
 class Tokenize(Protocol):
     """Turns texts into encodings, cut to the longest length the model takes."""
@@ -38,9 +42,15 @@ class Tokenize(Protocol):
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Token ids that were given as such, in the form in which a tokenizer gives them."""
+    """Token ids that were given as such, in the form in which a tokenizer gives them.
+
+    Attributes:
+        ids: as many as the model takes.
+        overflowing: the rest.
+    """
 
     ids: list[int]
+    overflowing: tuple[int, ...]
 
     @property
     def type_ids(self) -> list[int]:
@@ -101,5 +111,6 @@ def _row(sample: TokenIds, vocabulary: int, encoder: TextEncoder) -> TokenRow:
             f"{max(sample.ids)}; tokenise with the tokenizer of this model"
         )
     limit = encoder.max_tokens
-    is_left = encoder.spec.truncation_side == "left"
-    return TokenRow(list(sample.ids[-limit:] if is_left else sample.ids[:limit]))
+    if encoder.spec.truncation_side == "left":
+        return TokenRow(list(sample.ids[-limit:]), sample.ids[:-limit])
+    return TokenRow(list(sample.ids[:limit]), sample.ids[limit:])

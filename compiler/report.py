@@ -20,6 +20,7 @@ from .source import ModelSource
 
 if TYPE_CHECKING:
     # Reading a report must not cost what making one does.
+    from ..calibration.survey import Survey
     from ..graph.model import Graph
     from ..passes.presets import Precision
     from .progress import Journal
@@ -49,6 +50,7 @@ def make_report(
     journal: Journal,
     verify: str,
     quantized: Quantized | None,
+    corpus: Survey | None,
     artifacts: Mapping[str, EngineArtifact],
     precisions: Mapping[str, Precision],
     verdicts: Sequence[Verdict],
@@ -69,7 +71,7 @@ def make_report(
         "stages": [stage_facts(record) for record in journal.records],
         "fusion": {k: count.facts() for k, count in count_fusions(canonical, original).items()},
         "numbers": {"verify": verify, "not_checked": list(journal.not_checked)},
-        "quantization": None if quantized is None else _quantization(quantized),
+        "quantization": None if quantized is None else _quantization(quantized, corpus),
         "targets": {
             target: _target(artifact, precisions[target], lost.get(target, ()))
             for target, artifact in artifacts.items()
@@ -103,7 +105,7 @@ def stage_facts(record: StageRecord) -> dict[str, Any]:
     }
 
 
-def _quantization(quantized: Quantized) -> dict[str, Any]:
+def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]:
     quality = quantized.quality
     kept = quantized.plan.refusals
     return {
@@ -113,6 +115,7 @@ def _quantization(quantized: Quantized) -> dict[str, Any]:
         "texts": quantized.table.texts,
         "tokens": quantized.table.tokens,
         "source": quantized.table.source,
+        "corpus": None if corpus is None else corpus.facts(),
         "sqnr_db": None if quality is None else round(quality.sqnr_db, 3),
         "cosine_mean": None if quality is None else quality.cosine_mean,
         "cosine_min": None if quality is None else quality.cosine_min,

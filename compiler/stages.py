@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..calibration.data import default_corpus
 from ..calibration.session import GraphSession
+from ..calibration.survey import Survey, survey
 from ..engines import host
 from ..engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ..engines.bundle import SOURCE, BundleWriter
 from ..engines.manifest import Manifest, ModelId, TargetEntry
 from ..engines.strict_json import canonical_json
 from ..engines.targets import backend
+from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TASK_FILE, TaskSpec
 from ..errors import BuildError
 from ..graph.model import Graph
@@ -68,6 +71,7 @@ class Build:
         exported = self._export()
         spec = exported.task_spec
         canonical = self._canonicalise(exported)
+        corpus = self._survey(spec)
         quantized = self._quantize(canonical, spec)
         profile = self._profile(spec)
         built = [
@@ -83,6 +87,7 @@ class Build:
             journal=self.journal,
             verify=self.request.verify,
             quantized=quantized,
+            corpus=corpus,
             artifacts={item.target: item.artifact for item in built},
             precisions=self.assignment.precisions,
             verdicts=verdicts,
@@ -144,6 +149,16 @@ class Build:
                 line = f"pass {record.stage} was rolled back: {record.rolled_back}"
                 if line not in self.journal.notes:
                     self.journal.note(line)
+
+    def _survey(self, spec: TaskSpec) -> Survey | None:
+        """Look at the calibration text before it is run, and say what is odd about it."""
+        if "int8" not in self.assignment.precisions.values():
+            return None
+        texts = self.request.texts or default_corpus()
+        found = survey(texts, TextEncoder(self.writer.path(TOKENIZER), spec))
+        for line in found.notes():
+            self.journal.note(line)
+        return found
 
     def _quantize(self, canonical: Graph, spec: TaskSpec) -> Quantized | None:
         if "int8" not in self.assignment.precisions.values():

@@ -9,10 +9,22 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from ...errors import CalibrationError
 from ..pipeline import Outcome, run_build
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
-from .options import Costs, Json, Quiet, Require, Targets, Texts, Threads, Verify
+from .options import (
+    Costs,
+    Json,
+    Quiet,
+    Require,
+    Targets,
+    TextColumns,
+    TextLimit,
+    Texts,
+    Threads,
+    Verify,
+)
 
 
 def build(
@@ -24,6 +36,8 @@ def build(
     target: Targets = None,
     task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
     text: Texts = None,
+    text_column: TextColumns = None,
+    text_limit: TextLimit = None,
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     shapes: Annotated[
@@ -51,7 +65,7 @@ def build(
         precision=precision,
         targets=tuple(target or ()),
         task=task,
-        texts=_texts(text),
+        texts=_texts(text, text_column, text_limit),
         weights=cast(Literal["pretrained", "random"], weights),
         revision=revision,
         shapes=shapes,
@@ -78,12 +92,15 @@ def _default_out(model: str) -> Path:
     return Path("build") / (name or "model")
 
 
-def _texts(files: list[Path] | None) -> Any:
-    if not files:
+def _texts(files: list[Path] | None, columns: list[str] | None, limit: int | None) -> Any:
+    if not files and not columns and limit is None:
         return None
-    from ...calibration.data import CalibrationSet
+    from ...calibration.data import DEFAULT_LIMIT, CalibrationSet
 
-    return CalibrationSet.from_files(files)
+    if not files:
+        option = "--text-column" if columns else "--text-limit"
+        raise CalibrationError(f"{option} tells how to read --text FILE, which was not given")
+    return CalibrationSet.from_files(files, columns=columns or (), limit=limit or DEFAULT_LIMIT)
 
 
 def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:

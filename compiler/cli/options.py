@@ -16,7 +16,25 @@ Targets = Annotated[
     typer.Option("--target", help="Repeatable. Default: all that build on this machine."),
 ]
 Texts = Annotated[
-    list[Path] | None, typer.Option("--text", help="Calibration text, one a line. Repeatable.")
+    list[Path] | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Calibration text: lines, .jsonl, .csv, .tsv, .parquet, .arrow, a folder of such "
+        "files, or - for standard input. Repeatable.",
+    ),
+]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-column",
+        metavar="NAME",
+        help="Column of --text with texts or token ids; give it twice for pairs. Default: text.",
+    ),
+]
+TextLimit = Annotated[
+    int | None,
+    typer.Option("--text-limit", min=1, help="Texts drawn from --text at most; default 512."),
 ]
 Costs = Annotated[
     Path | None,

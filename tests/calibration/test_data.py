@@ -82,7 +82,10 @@ def test_missing_file_and_no_file(tmp_path):
     [
         ([], 5, "at least one text"),
         (["ok", 3], 5, "item 2: expected a text, a pair of texts or .* got int"),
-        ("a text", 5, "got one string"),
+        ("a text", 5, "got one str; wrap a text in a list"),
+        (b"a text", 5, "got one bytes"),
+        ({"text": ["a"]}, 5, "got one dict"),
+        (7, 5, "got one int"),
         (["ok"], 0, "limit of at least 1"),
     ],
 )
