@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from ..graph.model import Graph
 from ..passes.base import Pass
@@ -149,8 +151,18 @@ def _look_inside(
     for answer in judge.expected:
         difference = first_difference(before, after, answer.sample, tolerance, threads=threads)
         if difference is not None:
-            return answer.sample, difference
+            return _as_declared(answer.sample, stage.before), difference
     return None, None
+
+
+def _as_declared(sample: Sample, graph: Graph) -> Sample:
+    """The sample in the dtypes that the graph takes; the comparison may have been in float32."""
+    dtypes = {spec.name: spec.dtype for spec in graph.inputs}
+    feeds = {
+        name: array.astype(np.float16) if dtypes[name] == "float16" else array
+        for name, array in sample.feeds.items()
+    }
+    return replace(sample, feeds=feeds)
 
 
 def _source(error: Exception) -> str | None:

@@ -106,24 +106,36 @@ def _count(kind: _Kind, graph: Graph, before: list[ir.Node], after: list[ir.Node
     if kind.from_start:
         found = max(found, len(kind.spelled(before)) + sum(map(kind.is_fused, before)))
     refusals = tuple(refusal for stage in kind.stages for refusal in _last_refusals(graph, stage))
-    return FusionCount(found, fused, _explained(refusals, left, found - fused, kind.stages[0]))
+    return FusionCount(
+        found, fused, _explained(refusals, left, found - fused, kind.stages[0], graph.model)
+    )
 
 
 def _explained(
-    refusals: tuple[Refusal, ...], left: Sequence[ir.Node], missing: int, rule: str
+    refusals: tuple[Refusal, ...],
+    left: Sequence[ir.Node],
+    missing: int,
+    rule: str,
+    model: ir.Model,
 ) -> tuple[Refusal, ...]:
     """At least one refusal a missing block: those no pass declined are named here."""
     silent = missing - len(refusals)
     if silent <= 0 or any(not refusal.node for refusal in refusals):
         return refusals  # a reason without a node holds for the whole graph
     named = {refusal.node for refusal in refusals}
-    unseen = [node.name or "?" for node in left if node.name not in named][:silent]
-    extra = [Refusal(rule, name, "no rule took it for a candidate") for name in unseen]
+    unseen = [node for node in left if node.name not in named][:silent]
+    extra = [Refusal(rule, node.name or "?", _why_unseen(node, model)) for node in unseen]
     lost = silent - len(extra)
     if lost:
         reason = f"{lost} blocks of the original are neither fused nor left"
         extra.append(Refusal(rule, "", reason))
     return (*refusals, *extra)
+
+
+def _why_unseen(node: ir.Node, model: ir.Model) -> str:
+    if node.graph is model.graph or model.functions:
+        return "no rule took it for a candidate"
+    return "it stands in a branch or a loop; passes rewrite the main graph alone"
 
 
 def _last_refusals(graph: Graph, stage: str) -> tuple[Refusal, ...]:

@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from .console import say_error
 
@@ -19,6 +21,7 @@ _VERBS = frozenset({"optimize", "explain", "inspect", "lint", "bisect"})
 """Commands whose subject is a file from anywhere."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 Run = Callable[[Sequence[str]], int]
@@ -32,9 +35,11 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
     """
     if sys.platform == "win32" or not arguments or arguments[0] not in _VERBS:
         return run(arguments)
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if not child:
         os.setpgid(0, 0)  # Ctrl-C comes through the parent, and so once
+        signal.signal(signal.SIGTERM, _leave)
+        _end_with(parent)
         _limit_memory()
         return run(arguments)
     for number in _FORWARDED:
@@ -58,6 +63,21 @@ def _forward(child: int, number: int) -> None:
         os.kill(child, number)
     except ProcessLookupError:
         return  # it ended a moment ago
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # not at once: what is half written goes first
+
+
+def _end_with(parent: int) -> None:
+    """Ask the kernel to end this process when its parent is killed, which nobody can forward."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died in between
+        _leave(signal.SIGTERM, None)
 
 
 def _limit_memory() -> None:

@@ -83,7 +83,7 @@ def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple
     """The passes behind the canonical ones; none for the target ``canonical``.
 
     Raises:
-        BuildError: when there is no such target, or it cannot do the precision.
+        BuildError: when there is no such target, or it has no use for the precision or the costs.
         PassError: when the file is no cost table.
     """
     from ...engines.targets import TARGETS
@@ -95,6 +95,10 @@ def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple
         raise BuildError(f"target {target!r}: expected canonical or one of {', '.join(TARGETS)}")
     if precision == "int8":
         raise BuildError("precision 'int8' needs the model's tokenizer: use fuselage build")
+    if target == "canonical" and precision != "auto":
+        raise BuildError(f"precision {precision!r}: canonical graphs keep theirs; name a --target")
+    if costs is not None and target != "ort-cpu":
+        raise BuildError(f"costs {str(costs)!r}: {target} does not choose by cost, ort-cpu does")
     if target == "canonical":
         return ()
     table = None if costs is None else CostTable.load(costs)

@@ -59,6 +59,11 @@ def test_optimize_refuses_int8_and_unknown_targets(
     code, _, err = cli("optimize", onnx_file, out, "--target", "ort-cpu", "--precision", "fp16")
     assert code == 1
     assert "ort-cpu cannot do fp16 fast" in err
+    code, _, err = cli("optimize", onnx_file, out, "--precision", "fp16")
+    assert (code, "precision 'fp16': canonical graphs keep theirs; name a --target" in err) == (
+        1,
+        True,
+    )
     assert not out.exists()
 
 

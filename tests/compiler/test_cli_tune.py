@@ -69,6 +69,9 @@ def test_a_file_that_is_no_table_stops_before_anything_is_written(
     assert "expected a cost table" in err
     assert not out.exists()
     missing = tmp_path / "none.json"
+    code, _, err = cli("optimize", normed, out, "--target", "ort-cuda", "--costs", missing)
+    assert code == 1
+    assert f"costs {str(missing)!r}: ort-cuda does not choose by cost, ort-cpu does" in err
     code, _, err = cli("optimize", normed, out, "--target", "ort-cpu", "--costs", missing)
     assert code == 1
     assert "none.json" in err

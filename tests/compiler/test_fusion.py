@@ -118,6 +118,18 @@ def test_a_block_no_pass_saw_is_found_and_named(kind: str, body: str) -> None:
     assert refusal.reason == "no rule took it for a candidate"
 
 
+def test_a_block_in_a_branch_says_so() -> None:
+    inner = SPELLED["attention"].replace("y =", "b =")
+    other = "else_branch = e () => (float[b, s, 16] c) { c = Neg(x) }"
+    branch = f"then_branch = t () => (float[b, s, 16] b) {{ {inner} }}"
+    original = spell(f"flag = Cast<to = 9>(two)  y = If (flag) <{branch}, {other}>")
+    counts = count_fusions(original, original)["attention"]
+    assert (counts.found, counts.fused) == (1, 0)
+    assert counts.refusals[0].reason == (
+        "it stands in a branch or a loop; passes rewrite the main graph alone"
+    )
+
+
 def test_a_block_that_vanished_is_found_and_said() -> None:
     original = spell(SPELLED["attention"].replace("y =", "z =") + " y = Identity(x)")
     assert count_fusions(original, original)["attention"].found == 0  # it led to no output

@@ -68,6 +68,39 @@ def test_an_interrupt_reaches_the_command_once() -> None:
     assert running.returncode == 130
 
 
+TIDY = """try:
+        print("writing", flush=True)
+        time.sleep(60)
+    finally:
+        os.remove(arguments[1])"""
+
+
+def test_a_request_to_end_cleans_up_first(tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    half.touch()
+    running = start(TIDY, "optimize", str(half))
+    assert running.stdout is not None
+    assert [running.stdout.readline() for _ in range(2)] == ["started\n", "writing\n"]
+    time.sleep(0.1)  # until the outer process forwards
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not half.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_killed_command_leaves_nothing_running(tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    half.touch()
+    running = start(TIDY, "optimize", str(half))
+    assert running.stdout is not None
+    assert [running.stdout.readline() for _ in range(2)] == ["started\n", "writing\n"]
+    running.kill()
+    running.communicate(timeout=60)  # until its own process lets go of stdout
+    assert running.returncode == -signal.SIGKILL
+    assert not half.exists()
+
+
 def test_memory_beyond_the_machine_is_refused_not_fatal(tmp_path: Path) -> None:
     body = "bytearray(1 << 46)"
     done = start(f"try: {body}\n    except MemoryError: sys.exit(3)", "lint", str(tmp_path))

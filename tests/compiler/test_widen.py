@@ -126,6 +126,8 @@ def test_bisect_names_the_node_of_such_a_fault() -> None:
     assert culprit is not None
     assert culprit.difference is not None
     assert culprit.difference.value == "s"
+    assert culprit.sample is not None
+    assert culprit.sample.feeds["x"].dtype == np.float16  # what the graph takes, not what ran
 
 
 def test_float32_graphs_run_once() -> None:
