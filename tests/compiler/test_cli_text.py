@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,11 @@ import pytest
 
 import fuselage
 from fuselage.calibration.data import CalibrationSet
+from fuselage.calibration.survey import Survey
 from fuselage.compiler.cli import run
 from fuselage.compiler.recipe import Request
+
+PAGE = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text("utf-8")
 
 
 class Stop(fuselage.FuselageError):
@@ -74,6 +80,38 @@ def test_several_sources_and_standard_input(
     assert data is not None
     assert sorted(data.texts) == ["b", "c", "ä"]
     assert data.source == "standard input, c.jsonl"
+
+
+@pytest.mark.usefixtures("pairs")
+def test_commands_of_the_page_are_understood(
+    asked: list[Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-dataset" / "train").mkdir(parents=True)
+    line = json.dumps({"text": "a", "question": "q"}) + "\n"
+    for name in ["sentences.txt", "more.txt", "data.jsonl", "my-dataset/train/data.jsonl"]:
+        (tmp_path / name).write_text(line)
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        source, _, verb = command.rpartition("fuselage ")
+        if source:
+            content = (tmp_path / source.split()[1]).read_bytes()
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert run(shlex.split(verb)) == 1
+    assert len(asked) == len(commands)
+    assert all(request.texts is not None for request in asked)
+
+
+def test_the_page_lists_every_key_of_the_survey() -> None:
+    table = PAGE[PAGE.index("| key |") : PAGE.index("## When")]
+    keys = {
+        key
+        for row in table.splitlines()
+        for key in re.findall(r"`(\w+)`", row.partition("| ")[2].split("|")[0])
+    }
+    assert keys == {field.name for field in fields(Survey)}
 
 
 @pytest.mark.parametrize(
