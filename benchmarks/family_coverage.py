@@ -214,7 +214,7 @@ def cells(only: Sequence[str]) -> Iterator[Cell]:
 
 def main() -> int:
     """Print the table, write it, and say by the exit status whether it is complete."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="families to run")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the cells")

@@ -125,7 +125,7 @@ def cells(only: Sequence[str], targets: Sequence[str]) -> Iterator[EngineCell]:
 
 def main() -> int:
     """Print the table, and say by the exit status whether every attention is fused."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="families to build")
     parser.add_argument("--targets", nargs="*", default=TARGETS, metavar="SM", help="GPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the cells")

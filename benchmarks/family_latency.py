@@ -134,7 +134,7 @@ def run(family: Family, folder: Path, seconds: float, peers: Path | None) -> dic
 
 def main() -> None:
     """Print a line a family and shape."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=20, help="a family and shape")
     parser.add_argument("--graphs", type=Path, metavar="DIR", help="keep the exports here")

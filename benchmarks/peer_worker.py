@@ -103,7 +103,7 @@ def resident_mb(name: str) -> float:
 
 def main() -> None:
     """Run the tool and print what it took."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tool", choices=TOOLS)
     parser.add_argument("source")
     parser.add_argument("out")

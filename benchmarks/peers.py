@@ -194,7 +194,7 @@ def summary(done: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run everything and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--venv", type=Path, default=Path("build/peers"))
     parser.add_argument("--json", type=Path, metavar="FILE")
