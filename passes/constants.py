@@ -19,16 +19,22 @@ def array_of(value: ir.Value | None) -> Array | None:
 
 def scalar_of(value: ir.Value | None) -> float | None:
     """The value of a one-element constant of any rank, or None."""
-    array = array_of(value)
+    array = _small_array_of(value, 1)
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def ints_of(value: ir.Value | None) -> tuple[int, ...] | None:
     """The integers of a small constant, or None."""
-    array = array_of(value)
-    if array is None or array.size > 64 or array.dtype.kind not in "iu":
+    array = _small_array_of(value, 64)
+    if array is None or array.dtype.kind not in "iu":
         return None
     return tuple(int(item) for item in array.reshape(-1))
+
+
+def _small_array_of(value: ir.Value | None, most: int) -> Array | None:
+    """The constant when it has so few elements: large ones may have to be computed."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return tensor.numpy() if tensor is not None and tensor.size <= most else None
 
 
 def scalar_mismatch(name: str, value: ir.Value | None, wanted: float) -> str | None:

@@ -9,9 +9,10 @@ import onnx_ir as ir
 
 from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, replace_value
+from ..constants import array_of, initializer, initializer_of, permutation_of, replace_value
 from ..rewrite import remove_dead
 from .growth import predicted_elements
+from .transposed import transposed
 
 _NEVER = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike",
@@ -24,7 +25,8 @@ class FoldConstants(Pass):
     """Replace nodes whose every input is constant by their value.
 
     Q/DQ nodes stay: folding them would undo a quantisation. A result larger than its inputs is
-    kept only up to `growth_bytes`, so that folding an Expand cannot blow up the file.
+    kept only up to `growth_bytes`, so that folding an Expand cannot blow up the file. A large
+    weight is transposed when it is read, so that folding makes no copy of it.
 
     Attributes:
         growth_bytes: largest result that may exceed the bytes of its inputs.
@@ -43,6 +45,14 @@ class FoldConstants(Pass):
         return result(model, rewrites)
 
     def _fold(self, model: ir.Model, node: ir.Node) -> int:
+        late = None
+        if node.op_type == "Transpose":
+            late = transposed(node.inputs[0], permutation_of(node))
+        if late is not None:
+            output = node.outputs[0]
+            replace_value(output, initializer_of(model.graph, f"{output.name}.folded", late))
+            remove_dead(node)
+            return 1
         held = sum(array.nbytes for array in map(array_of, node.inputs) if array is not None)
         most = max(held, self.growth_bytes)
         try:
@@ -64,7 +74,8 @@ def _is_constant(node: ir.Node) -> bool:
         return False
     if node.outputs[0].is_graph_output() or not node.inputs:
         return False
-    return all(value is None or array_of(value) is not None for value in node.inputs)
+    constant = ir.convenience.get_const_tensor
+    return all(value is None or constant(value) is not None for value in node.inputs)
 
 
 def _evaluate(model: ir.Model, node: ir.Node) -> Array | None:

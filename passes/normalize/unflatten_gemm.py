@@ -21,6 +21,7 @@ from ..base import Pass, PassResult, result
 from ..constants import (
     array_of,
     initializer,
+    initializer_of,
     insert_before,
     int_attribute,
     producer,
@@ -30,14 +31,15 @@ from ..rewrite import remove_dead
 from ..shapes import algebra
 from ..shapes.analysis import analyse
 from ..shapes.facts import Facts, Shape
+from .transposed import transposed
 
 
 @dataclass(frozen=True)
 class UnflattenGemm(Pass):
     """Replace Gemm between two Reshapes by MatMul and Add.
 
-    A transposed weight gets a Transpose, which no pass copies; a factor other than 1 on the product
-    is refused, because it would need the weight scaled.
+    A transposed weight is turned without a copy of a large one; a factor other than 1 on the
+    product is refused, because it would need the weight scaled.
     """
 
     name = "unflatten-gemm"
@@ -135,7 +137,7 @@ def _unflatten(graph: ir.Graph, node: ir.Node, data: ir.Value, facts: Facts) -> 
         data = tape.op("Reshape", [data, rows])
         data.shape, data.type = ir.Shape([*made[:-1], columns]), node.outputs[0].type
     if int_attribute(node, "transB", 0):
-        weight = tape.op("Transpose", [weight], {"perm": [1, 0]})
+        weight = _turned(graph, weight, tape)
     new = tape.op("MatMul", [data, weight])
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
@@ -146,6 +148,15 @@ def _unflatten(graph: ir.Graph, node: ir.Node, data: ir.Value, facts: Facts) -> 
         replace_value(reader.outputs[0], new)
     facts[new] = facts[readers[0].outputs[0]]
     remove_dead(*readers)
+
+
+def _turned(graph: ir.Graph, weight: ir.Value, tape: ir.tape.Tape) -> ir.Value:
+    """A matrix with rows for columns: a constant stays one, unless others read it too."""
+    tensor = ir.convenience.get_const_tensor(weight)
+    if tensor is None or len(weight.uses()) > 1:
+        return tape.op("Transpose", [weight], {"perm": [1, 0]})
+    late = transposed(weight, (1, 0)) or ir.tensor(np.ascontiguousarray(tensor.numpy().T))
+    return initializer_of(graph, f"{weight.name}.transposed", late)
 
 
 def _scaled(graph: ir.Graph, bias: ir.Value, factor: float) -> ir.Value:

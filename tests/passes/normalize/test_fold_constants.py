@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fuselage.graph.model import Graph
+from fuselage.passes.normalize import transposed
 from fuselage.passes.normalize.fold_constants import FoldConstants
 
 
@@ -149,3 +154,42 @@ def test_a_folded_scalar_stays_a_scalar(parse: Any) -> None:
     model = parse("f (float[n] x) => (float y) { s = Mul(a, a)  y = Sqrt(s) }", a=np.float32(3))
     FoldConstants()(model)
     assert model.graph[0].inputs[0].const_value.shape == ()
+
+
+@pytest.mark.parametrize(("order", "shape"), [("", (520, 700)), ("[1, 2, 0]", (8, 260, 300))])
+@pytest.mark.parametrize("blocks", [1, 7])
+def test_a_large_weight_is_transposed_when_it_is_read(
+    parse: Any, apply: Any, rng: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    order: str, shape: tuple[int, ...], blocks: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(transposed, "_BLOCK_BYTES", 4 * math.prod(shape) // blocks)
+    weight = rng.normal(0, 1, shape).astype(np.float32)
+    model = parse(
+        f"lazy (float x) => (float y) {{ t = Transpose{order and f'<perm = {order}>'}(w)\n"
+        "y = Mul(x, t) }",
+        w=weight,
+    )
+    (tmp_path / "weights").write_bytes(b"head" + weight.tobytes())
+    model.graph.initializers["w"].const_value = ir.ExternalTensor(
+        "weights", 4, weight.nbytes, ir.DataType.FLOAT,
+        shape=ir.Shape(shape), name="w", base_dir=str(tmp_path),
+    )  # fmt: skip
+    before = model.graph.initializers["w"].const_value
+    tracemalloc.start()
+    after, outcome = apply(FoldConstants(), model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < weight.nbytes / 4
+    assert before.raw is None  # the file is not mapped yet
+    assert (outcome.rewrites, kinds(after)) == (1, ["Mul"])
+    folded = after.graph[0].inputs[1]
+    wanted = weight.transpose([1, 2, 0] if order else None)
+    assert (folded.dtype, tuple(folded.shape)) == (ir.DataType.FLOAT, wanted.shape)
+    np.testing.assert_array_equal(folded.const_value.numpy(), wanted)
+    assert before.raw is None
+    with (tmp_path / "written").open("wb") as file:
+        folded.const_value.tofile(file)
+    assert (tmp_path / "written").read_bytes() == wanted.tobytes()
+    Graph(after).save(tmp_path / "after.onnx")
+    again = Graph.load(tmp_path / "after.onnx").model.graph.initializers
+    np.testing.assert_array_equal(again["t.folded"].const_value.numpy(), wanted)
