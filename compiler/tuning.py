@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from ..calibration.session import GraphSession
 from ..engines import host
 from ..engines.ort.session import runtime_version
+from ..errors import PassError
 from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.costs import CHOICES, CostTable, Measurement
@@ -26,6 +28,7 @@ from ..passes.costs import CHOICES, CostTable, Measurement
 SHAPES = ((1, 128, 384), (1, 128, 768), (8, 128, 384), (8, 128, 768))
 """[batch, sequence, hidden] of small and base models, alone and in a batch."""
 
+TARGET = "ort-cpu"
 HEAD_SIZE = 64
 _REPEATS = 4
 _LEAST_ROUNDS = 15
@@ -82,13 +85,39 @@ def tune(
             on_choice(f"{choice} at {list(shape)}")
             measurements += _measure(choice, shape, threads, seconds)
     return CostTable(
-        target="ort-cpu",
-        machine=host.cpu().model or host.cpu().arch,
-        runtime=f"onnxruntime {runtime_version()}",
+        target=TARGET,
+        machine=_machine(),
+        runtime=_runtime(),
         threads=threads,
         date=datetime.now(UTC).date().isoformat(),
         measurements=tuple(measurements),
     )
+
+
+def load_costs(path: Path) -> tuple[CostTable, str | None]:
+    """A table of this module, and a note when it was measured elsewhere.
+
+    Raises:
+        PassError: when the file is no cost table, or one of another target.
+    """
+    table = CostTable.load(path)
+    if table.target != TARGET:
+        raise PassError(f"{path}: expected a cost table of {TARGET}, got one of {table.target}")
+    measured, here = (table.machine, table.runtime), (_machine(), _runtime())
+    if measured == here:
+        return table, None
+    return table, (
+        f"{path} was measured on {' with '.join(measured)}, this is {' with '.join(here)}; "
+        "measure again with fuselage tune"
+    )
+
+
+def _machine() -> str:
+    return host.cpu().model or host.cpu().arch
+
+
+def _runtime() -> str:
+    return f"onnxruntime {runtime_version()}"
 
 
 def _measure(

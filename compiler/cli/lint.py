@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,9 @@ def lint(
     lowered = next((name for name in ASKED if name == precision and name != "auto"), None)
     if precision is not None and lowered is None:
         raise BuildError(f"precision {precision!r}: expected one of {', '.join(ASKED[1:])}")
+    for name in compute_capability or ():
+        if re.fullmatch(r"SM\d{2,3}[af]?", name) is None:
+            raise BuildError(f"compute capability {name!r}: expected SM and a number, as SM89")
     model = Graph.load(source).model
     findings = lint_graph(model, known, lowered, tuple(compute_capability or ()) or None)
     counts = Counter(finding.severity for finding in findings)

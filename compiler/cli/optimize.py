@@ -15,6 +15,7 @@ from .options import Costs, Json, Quiet, Require, Threads, Verify
 if TYPE_CHECKING:
     from ...graph.model import Graph
     from ...passes.base import Pass
+    from ...passes.costs import CostTable
 
 
 def optimize(
@@ -84,10 +85,9 @@ def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple
 
     Raises:
         BuildError: when there is no such target, or it has no use for the precision or the costs.
-        PassError: when the file is no cost table.
+        PassError: when the file is no cost table of the target.
     """
     from ...engines.targets import TARGETS
-    from ...passes.costs import CostTable
     from ...passes.presets import lowering
     from ..precision import assign
 
@@ -101,8 +101,17 @@ def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple
         raise BuildError(f"costs {str(costs)!r}: {target} does not choose by cost, ort-cpu does")
     if target == "canonical":
         return ()
-    table = None if costs is None else CostTable.load(costs)
+    table = None if costs is None else _read_costs(costs)
     return lowering(target, assign((target,), precision).precisions[target], costs=table)
+
+
+def _read_costs(path: Path) -> CostTable:
+    from ..tuning import load_costs
+
+    table, note = load_costs(path)
+    if note is not None:
+        say(f"note: {note}")
+    return table
 
 
 def _rolled_back(graph: Graph) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import BuildError
 from ..packages import REWRITING, require
 from .console import Watch, print_json, print_table, say
 from .options import Json, Quiet, Threads
@@ -16,7 +17,7 @@ def tune(
     out: Annotated[
         Path, typer.Argument(metavar="OUT.json", help="The cost table to write.")
     ] = Path("costs.json"),
-    seconds: Annotated[float, typer.Option(help="For one choice at one shape.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0, help="For one choice at one shape.")] = 2.0,
     threads: Threads = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -26,6 +27,8 @@ def tune(
     `fuselage build --costs OUT.json` and `fuselage optimize --costs OUT.json` use it.
     """
     require(REWRITING, "measuring the forms")
+    if not out.parent.is_dir():
+        raise BuildError(f"{out}: the folder {out.parent} does not exist; create it first")
     from ...engines import host
     from ...passes.costs import CHOICES
     from ..tuning import tune as measure

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.compiler import tuning
+from fuselage.compiler.tuning import load_costs
 from fuselage.passes.costs import CostTable
 
 Cli = Any
@@ -38,6 +39,7 @@ def test_tune_writes_the_table_it_prints(
     assert code == 0
     assert json.loads(out.splitlines()[-1]) == json.loads(table.read_text())
     assert f"written to {table}" in err
+    assert load_costs(table) == (CostTable.load(table), None)
     assert CostTable.load(table).threads == 1
 
 
@@ -55,6 +57,32 @@ def test_a_table_decides_how_a_graph_is_lowered(cli: Cli, normed: Path, tmp_path
     assert [node.op_type for node in ir.load(out).graph] == ["Add", "LayerNormalization"]
     assert cli(*arguments, "--costs", tmp_path / "costs.json")[0] == 0
     assert [node.op_type for node in ir.load(out).graph] == ["SkipLayerNormalization"]
+
+
+def test_a_table_of_another_machine_is_said(cli: Cli, normed: Path, tmp_path: Path) -> None:
+    shipped = CostTable.shipped("ort-cpu")
+    assert shipped is not None
+    facts = shipped.facts() | {"machine": "Abacus 12", "runtime": "onnxruntime 0.1"}
+    table, out = tmp_path / "costs.json", tmp_path / "out.onnx"
+    arguments = ("optimize", normed, out, "--target", "ort-cpu", "--costs", table)
+    table.write_text(json.dumps(facts))
+    code, _, err = cli(*arguments)
+    assert code == 0
+    assert "was measured on Abacus 12 with onnxruntime 0.1, this is " in err
+    table.write_text(json.dumps(facts | {"target": "tensorrt"}))
+    code, _, err = cli(*arguments)
+    assert code == 1
+    assert "expected a cost table of ort-cpu, got one of tensorrt" in err
+
+
+def test_tune_needs_a_place_before_it_measures(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "tune", None)
+    code, _, err = cli("tune", tmp_path / "none" / "costs.json")
+    assert code == 1
+    assert "does not exist; create it first" in err
+    assert cli("tune", tmp_path / "costs.json", "--seconds", "-1")[0] == 2
 
 
 def test_a_file_that_is_no_table_stops_before_anything_is_written(

@@ -86,6 +86,7 @@ def test_options_reach_the_lint(cli: Cli, save: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(("option", "value", "message"), [
     ("--target", "ort-cpu", "target 'ort-cpu': expected one of tensorrt-rtx, tensorrt"),
     ("--precision", "auto", "precision 'auto': expected one of fp32, fp16, bf16, int8"),
+    ("--compute-capability", "8.9", "compute capability '8.9': expected SM and a number, as SM89"),
 ])  # fmt: skip
 def test_unknown_options_are_refused(
     cli: Cli, save: Callable[[str], Path], option: str, value: str, message: str
