@@ -12,14 +12,18 @@ from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .data import BATCH_TOKENS, Batch, CalibrationSet, Tokenize
+from .estimators import ESTIMATORS, AbsoluteMaximum
 from .profile import TensorProfile
 from .reservoir import Keys, row_keys
-from .search import Edge, choose, edges_of
+from .search import Choice, Edge, choose, edges_of
 from .session import GraphSession
 from .table import CalibrationTable, TensorRange
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all) after every batch."""
+
+AUTO = "auto"
+"""Smooth, and clip where that helps; other methods are names of estimators."""
 
 TAP_BYTES = 64 << 20
 """Upper bound of the tapped tensors of one batch, unless a single text needs more."""
@@ -40,7 +44,7 @@ def calibrate(
     tokenize: Tokenize,
     *,
     policy: QuantPolicy | None = None,
-    smoothing: bool = True,
+    method: str = AUTO,
     seed: int = 0,
     threads: int = 0,
     on_progress: Progress | None = None,
@@ -56,15 +60,16 @@ def calibrate(
         data: the texts.
         tokenize: the model's tokenizer.
         policy: which GEMMs to quantise, the default policy when None.
-        smoothing: False for plain ranges of the tensors as they are.
+        method: ``auto``, or the name of an estimator for plain ranges of the tensors as they are.
         seed: of the rows that are kept to compare candidates with.
         threads: CPU threads, 0 for all physical cores.
         on_progress: told after each batch.
 
     Raises:
-        CalibrationError: when the graph has nothing to quantise, an activation is NaN or
-            infinite, or text cannot fill the graph's inputs.
+        CalibrationError: when there is no such method, the graph has nothing to quantise, an
+            activation is NaN or infinite, or text cannot fill the graph's inputs.
     """
+    _check_method(method)
     plan = (policy or QuantPolicy()).plan(graph.model)
     _check_plan(plan)
     parts = _parts(data)
@@ -78,11 +83,11 @@ def calibrate(
             for number, part in enumerate(batches)
         ]
     ranges = {
-        edge.name: _range(edge, [profile[edge.name] for profile in profiles], smoothing)
+        edge.name: _range(edge, [profile[edge.name] for profile in profiles], method)
         for edge in edges_of(graph.model, plan)
     }
     return CalibrationTable(
-        method="auto" if smoothing else "absmax",
+        method=method,
         texts=sum(len(batch.indices) for batch in every),
         tokens=sum(batch.tokens for batch in every),
         source=data.source,
@@ -149,13 +154,25 @@ def _parts(data: CalibrationSet) -> tuple[CalibrationSet, ...]:
     return data.split(len(data.texts) // _HELD_OUT_SHARE)
 
 
-def _range(edge: Edge, parts: Sequence[TensorProfile], smoothing: bool) -> TensorRange:
+def _range(edge: Edge, parts: Sequence[TensorProfile], method: str) -> TensorRange:
     whole = functools.reduce(TensorProfile.merge, parts)
-    if not smoothing or not whole.statistics.absmax:
-        return TensorRange(whole.statistics.absmax, whole.statistics)
-    alpha = choose(edge, parts[0], parts[1].reservoir.sample if len(parts) > 1 else None)
-    chosen = edge.smoothing(whole.low, whole.high, alpha)
-    return TensorRange(chosen.amax, whole.statistics, chosen)
+    absmax = whole.statistics.absmax
+    if method != AUTO or not absmax:
+        estimator = ESTIMATORS.get(method, AbsoluteMaximum())
+        amax = estimator.amax(whole.histogram, absmax)
+        return TensorRange(amax, whole.statistics, estimator.name)
+    choice = Choice()
+    if len(parts) > 1:
+        choice = choose(edge, parts[0], parts[1].reservoir.sample)
+    smoothing = choice.apply(edge, whole)
+    return TensorRange(smoothing.amax, whole.statistics, choice.estimator, smoothing)
+
+
+def _check_method(method: str) -> None:
+    if method != AUTO and method not in ESTIMATORS:
+        raise CalibrationError(
+            f"calibration method {method!r}: expected {AUTO} or one of {', '.join(ESTIMATORS)}"
+        )
 
 
 def _keys(batch: Batch, seed: int) -> Keys:

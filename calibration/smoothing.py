@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,19 @@ class Smoothing:
     def transform(self) -> ChannelTransform:
         """The change."""
         return ChannelTransform(self.scale, self.steps.astype(np.float32) * self.params.scale)
+
+    def clipped(self, part: float) -> Smoothing:
+        """The same change with a part of the range, 0 to 1: finer steps, and saturation.
+
+        A tensor whose channels are shifted alike lies on one side of zero: the far end is cut.
+        Else both ends are.
+        """
+        shift = self.steps * (self.amax / QMAX)
+        if self.steps.any() and (self.steps == self.steps[0]).all():
+            shift = shift - np.sign(shift) * self.amax * (1 - part)
+        amax = self.amax * part
+        steps = np.rint(shift / float(QuantParams.symmetric(amax).scale)).astype(np.int32)
+        return replace(self, amax=amax, steps=steps)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Smoothing):

@@ -30,11 +30,13 @@ class TensorRange:
     Attributes:
         amax: the largest magnitude INT8 represents, of the smoothed tensor if it is smoothed.
         statistics: what the corpus held.
+        estimator: what chose `amax`.
         smoothing: how its channels are changed before they are quantised, None when they are not.
     """
 
     amax: float
     statistics: TensorStatistics
+    estimator: str = "absmax"
     smoothing: Smoothing | None = None
 
 
@@ -99,7 +101,9 @@ class CalibrationTable:
         """The text of ``calibration.json``: the same table gives the same bytes."""
         head = {key: value for key, value in vars(self).items() if key != "ranges"}
         ranges = {
-            name: {"amax": found.amax} | asdict(found.statistics) | _smoothing_json(found)
+            name: {"amax": found.amax, "estimator": found.estimator}
+            | asdict(found.statistics)
+            | _smoothing_json(found)
             for name, found in self.ranges.items()
         }
         return json.dumps({"schema": SCHEMA} | head | {"ranges": ranges}, indent=2) + "\n"
@@ -161,15 +165,15 @@ def _range(entry: Mapping[str, Any]) -> TensorRange:
         minimum=float(entry["minimum"]),
         maximum=float(entry["maximum"]),
     )
-    amax = float(entry["amax"])
+    amax, estimator = float(entry["amax"]), str(entry["estimator"])
     if "alpha" not in entry:
-        return TensorRange(amax, statistics)
+        return TensorRange(amax, statistics, estimator)
     scale = np.array(entry["channel_scale"].split(), np.float32)
     steps = np.array(entry["channel_shift"].split(), np.int32)
     if not scale.size == steps.size > 0:
         raise ValueError(f"{scale.size} channel scales and {steps.size} shifts")
     smoothing = Smoothing(alpha=float(entry["alpha"]), scale=scale, steps=steps, amax=amax)
-    return TensorRange(amax, statistics, smoothing)
+    return TensorRange(amax, statistics, estimator, smoothing)
 
 
 def _smoothing_json(found: TensorRange) -> dict[str, Any]:

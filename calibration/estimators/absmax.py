@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..statistics import TensorStatistics
+from ..histogram import Histogram
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,6 @@ class AbsoluteMaximum:
 
     name: ClassVar[str] = "absmax"
 
-    def amax(self, statistics: TensorStatistics) -> float:
+    def amax(self, histogram: Histogram, absmax: float) -> float:  # noqa: ARG002
         """The absolute maximum."""
-        return statistics.absmax
+        return absmax

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..statistics import TensorStatistics
+from ..histogram import Histogram
 
 
 class Estimator(Protocol):
@@ -14,5 +14,13 @@ class Estimator(Protocol):
     def name(self) -> str:
         """As written into ``calibration.json``, for example ``absmax``."""
 
-    def amax(self, statistics: TensorStatistics) -> float:
-        """The largest magnitude INT8 shall represent; 0 for a tensor that is always zero."""
+    def amax(self, histogram: Histogram, absmax: float) -> float:
+        """The largest magnitude INT8 shall represent.
+
+        Args:
+            histogram: of the magnitudes that were seen.
+            absmax: the largest of them; 0 for a tensor that is always zero.
+
+        Returns:
+            At most `absmax`, and 0 only when that is 0.
+        """

@@ -28,7 +28,7 @@ def set_weight(graph, name, array):
 
 
 def test_ranges_are_the_absolute_maxima_of_unpadded_texts(graph, tokenize):
-    table = calibrate(graph, data(), tokenize, smoothing=False)
+    table = calibrate(graph, data(), tokenize, method="absmax")
     assert list(table.ranges) == ["normed", "active"]
     weights = {name: v.const_value.numpy() for name, v in graph.model.graph.initializers.items()}
     ids = np.concatenate([row.ids for row in tokenize(TEXTS)])
@@ -138,7 +138,7 @@ MANY = [f"{word} {number}" for number in range(10) for word in TEXTS]
 
 
 def test_smoothing_gains_six_decibel_where_one_channel_is_twelve_times_the_others(graph, tokenize):
-    plain = quality(graph, tokenize, calibrate(graph, data(MANY), tokenize, smoothing=False))
+    plain = quality(graph, tokenize, calibrate(graph, data(MANY), tokenize, method="absmax"))
     table = calibrate(graph, data(MANY), tokenize)
     assert quality(graph, tokenize, table).sqnr_db > plain.sqnr_db + 6
     scale = table.ranges["normed"].smoothing.scale
@@ -163,3 +163,18 @@ def test_rows_that_are_kept_stay_within_the_bound(graph, monkeypatch):
     assert run.reservoir_rows(plan) == 512
     monkeypatch.setattr(run, "RESERVOIR_BYTES", 320 * 100)
     assert run.reservoir_rows(plan) == 100
+
+
+@pytest.mark.parametrize("method", ["absmax", "percentile", "mse", "entropy"])
+def test_estimators_give_plain_ranges(graph, tokenize, method):
+    table = calibrate(graph, data(MANY), tokenize, method=method)
+    assert table.method == method
+    for found in table.ranges.values():
+        assert (found.estimator, found.smoothing) == (method, None)
+        assert 0 < found.amax <= found.statistics.absmax
+    assert [step.name for step in table.passes()] == ["insert-qdq"]
+
+
+def test_unknown_method_is_refused(graph, tokenize):
+    with pytest.raises(CalibrationError, match="method 'kl': expected auto or one of absmax, per"):
+        calibrate(graph, data(), tokenize, method="kl")

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fuselage.calibration.estimators import ESTIMATORS, AbsoluteMaximum
 from fuselage.calibration.statistics import TensorStatistics
 from fuselage.errors import CalibrationError
 
@@ -36,10 +35,3 @@ def test_activations_that_are_not_finite_are_counted_and_named(bad):
 def test_empty_tensor_is_refused():
     with pytest.raises(CalibrationError, match="expected values"):
         TensorStatistics.of("t", np.empty((0, 3), np.float32))
-
-
-def test_absolute_maximum_takes_the_larger_side():
-    estimator = ESTIMATORS["absmax"]
-    assert estimator == AbsoluteMaximum()
-    assert estimator.amax(TensorStatistics(count=3, minimum=-5.0, maximum=2.0)) == 5.0
-    assert estimator.amax(TensorStatistics(count=3, minimum=0.0, maximum=0.0)) == 0.0

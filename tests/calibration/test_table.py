@@ -35,7 +35,9 @@ def test_json_names_method_digests_and_ranges(table):
     data = json.loads(table.to_json())
     assert data["schema"] == 2
     assert (data["method"], data["texts"], data["tokens"]) == ("absmax", 3, 17)
-    assert data["ranges"]["b"] == {"amax": 0.0, "count": 10, "minimum": 0.0, "maximum": 0.0}
+    assert data["ranges"]["b"] == {
+        "amax": 0.0, "estimator": "absmax", "count": 10, "minimum": 0.0, "maximum": 0.0
+    }  # fmt: skip
 
 
 def test_params_cover_the_range_and_floor_dead_tensors(table):
