@@ -28,6 +28,9 @@ from ..rewrite import remove_dead
 from .attention_match import Core, match_core, softmax_of
 from .attention_scores import Miss, Term
 
+_LOW_FILL = -1e18
+"""For a fill such as -1e4: hides every score, and like it vanishes beside the lowest float32."""
+
 
 @dataclass(frozen=True)
 class FuseAttention(Pass):
@@ -145,7 +148,11 @@ def _filled(
 ) -> ir.Value:
     """What was added so far, hidden where the condition says."""
     assert node.graph is not None
-    hidden = initializer(node.graph, "mask_hidden", np.array(mask_fill(dtype), dtype.numpy()))
+    assert term.fill is not None
+    fill = mask_fill(dtype)
+    if fill / 2 < _LOW_FILL and fill / 2 < term.fill:
+        fill = _LOW_FILL
+    hidden = initializer(node.graph, "mask_hidden", np.array(fill, dtype.numpy()))
     shown = total or initializer(node.graph, "mask_shown", np.zeros((), dtype.numpy()))
     sides = [hidden, shown] if term.fill_where else [shown, hidden]
     return _typed(tape.op("Where", [term.value, *sides]), dtype, term.value, shown)

@@ -233,20 +233,19 @@ def _difference(trial: _Trial, roles: Roles, meaning: Mask, long: Probe) -> str 
 
 
 def _check_even(trial: _Trial, roles: Roles, meaning: Mask) -> None:
-    """Eager attention spreads the weights of a query without any key over the highest fills."""
+    """Eager attention gives a row that is all padding to the highest fills."""
     if meaning.padding is None:
         return
-    for contents, probe in _cases(roles, meaning, roles.fit(_TRIAL)):
-        raw, kept, _ = trial(contents, roles, probe)
-        empty = np.logical_not(kept).all(axis=-1)
-        uneven = empty & (raw.min(axis=-1) != raw.max(axis=-1))
-        if uneven.any():
-            row, head, query = (int(i) for i in np.argwhere(uneven)[0])
-            given = raw[row, head, query]
-            raise Uneven(
-                f"query {query} of {probe.queries} has no key, and hidden keys are given "
-                f"{float(given.min()):g} and {float(given.max()):g}"
-            )
+    probe = roles.fit(_TRIAL)
+    raw = trial(np.zeros((probe.batch, probe.keys), np.int64), roles, probe)[0]
+    uneven = raw.min(axis=-1) != raw.max(axis=-1)
+    if uneven.any():
+        row, head, query = (int(i) for i in np.argwhere(uneven)[0])
+        given = raw[row, head, query]
+        raise Uneven(
+            f"query {query} of {probe.queries} has no key, and hidden keys are given "
+            f"{float(given.min()):g} and {float(given.max()):g}"
+        )
 
 
 def _cases(roles: Roles, meaning: Mask, long: Probe) -> Iterator[tuple[Array, Probe]]:

@@ -279,7 +279,7 @@ SUMS = {
     "padding and causal": "mask = Add(pad, high)",
     "causal and padding": "mask = Add(high, pad)",
     "a row a query": "sum = Add(pad, high)\n mask = Expand(sum, full)",
-    "a causal fill": "past = LessOrEqual(k4, q4)\n seen = Where(past, f0, billion)\n"
+    "a causal fill": "past = LessOrEqual(k4, q4)\n seen = Where(past, f0, lowest)\n"
     "mask = Add(seen, pad)",
     "padding in both": "past = LessOrEqual(k4, q4)\n both = And(row, past)\n"
     "seen = Where(both, f0, lowest)\n mask = Add(seen, high)",
@@ -309,6 +309,19 @@ def test_masks_that_are_added_up_rank_what_they_hide(
         np.testing.assert_allclose(got, wanted, atol=2e-6, rtol=1e-5)
     _, second = apply(SimplifyAttentionMask(), after)
     assert (second.modified, second.refusals) == (False, ())
+
+
+@pytest.mark.parametrize("fill", ["weak", "billion"])
+def test_a_weak_fill_vanishes_beside_the_lowest_number(
+    parse: Any, apply: Any, run: Any, fill: str
+) -> None:
+    body = TRIANGLE + f"past = LessOrEqual(k4, q4)\n seen = Where(past, f0, {fill})\n"
+    after, outcome = apply(SimplifyAttentionMask(), model_of(parse, body + "mask = Add(seen, pad)"))
+    assert outcome.refusals == ()
+    assert read(after) == ["padding by padding, causal"]
+    one = feeds(after, 3, 6)
+    even = np.tile(one["v"][2].astype(np.float64).mean(axis=0), (6, 1))
+    np.testing.assert_allclose(run(after, one)["y"][2], even, atol=2e-6, rtol=0)
 
 
 def test_a_choice_of_uneven_fills_is_refused(parse: Any, apply: Any) -> None:
