@@ -72,6 +72,9 @@ def test_figures_are_of_what_the_model_sees(tmp_path, wordpiece):
     assert found.characters_a_token == round((3 + 7 + 13) / 7, 2)
     assert found.digest == data.digest
     assert "the cat" not in json.dumps(found.facts())
+    blank, unknown = found.notes()  # a quarter of the texts was cut, which is not yet said
+    assert "1 blank rows of texts" in blank
+    assert "14% of the tokens" in unknown
 
 
 def test_text_in_the_language_of_the_model_needs_no_word(tmp_path, wordpiece, byte_level):
@@ -92,16 +95,18 @@ def test_unknown_tokens_are_pointed_out(tmp_path, wordpiece):
 
 def test_a_tokenizer_that_spells_is_pointed_out(tmp_path, byte_level):
     encoder = encoder_of(tmp_path, byte_level, max_tokens=512)
-    found = survey(CalibrationSet.from_texts(RUSSIAN, source="ru.txt"), encoder)
+    data = CalibrationSet.from_texts(RUSSIAN, source="ru.txt")
+    found = survey(data, encoder)
     assert found.unknown_share == 0
     [note] = found.notes()
     assert "spells ru.txt in tokens of 0.6 characters" in note
-    bytes_alone = Tokenizer(models.BPE())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_alone = Tokenizer(models.BPE({sign: at for at, sign in enumerate(alphabet)}, []))
     bytes_alone.pre_tokenizer = byte_level.pre_tokenizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bytes_alone.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet))
-    encoder = encoder_of(tmp_path, bytes_alone, max_tokens=512)
-    assert list(survey(CalibrationSet.from_texts(RUSSIAN), encoder).notes()) == []
+    found = survey(data, encoder_of(tmp_path, bytes_alone, max_tokens=512))
+    share = sum(map(len, RUSSIAN)) / sum(len(text.encode()) for text in RUSSIAN)
+    assert (found.vocabulary, found.characters_a_token) == (256, round(share, 2))
+    assert list(found.notes()) == []
 
 
 def test_chinese_in_a_chinese_vocabulary_is_not_spelled(tmp_path):
@@ -121,10 +126,11 @@ def test_chinese_in_a_chinese_vocabulary_is_not_spelled(tmp_path):
 
 
 def test_blank_rows_and_long_texts_are_pointed_out(tmp_path, wordpiece):
-    data = CalibrationSet.from_texts(["", "the " * 30, "the " * 40, "the"], source="a.csv")
+    texts = ["", "the " * 30, "the " * 40, "the", "the " * 14]  # the last one just fits
+    data = CalibrationSet.from_texts(texts, source="a.csv")
     first, second = survey(data, encoder_of(tmp_path, wordpiece)).notes()
     assert "1 blank rows of a.csv were left out" in first
-    assert "2 of 3 texts are longer than the model takes and were cut to 16 tokens" in second
+    assert "2 of 4 texts are longer than the model takes and were cut to 16 tokens" in second
 
 
 def test_pairs_are_joined_as_the_tokenizer_does(tmp_path, wordpiece):
