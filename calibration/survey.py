@@ -87,9 +87,7 @@ class Survey:
                 f"tokens of {self.source}, so the ranges may fit no real text; give text in a "
                 "language of the model"
             )
-        elif (
-            0 < self.characters_a_token < CHARACTERS_A_TOKEN and self.vocabulary > _LARGE_VOCABULARY
-        ):
+        elif self._is_spelled:
             yield (
                 f"calibration text: the tokenizer spells {self.source} in tokens of "
                 f"{self.characters_a_token:.1f} characters, as it does with languages it was not "
