@@ -21,6 +21,7 @@ from .costs import CostTable
 from .lowering.convert_precision import ConvertPrecision
 from .lowering.fold_attention_bias import FoldAttentionBias
 from .lowering.fold_residual_bias import FoldResidualBias
+from .masks.replace_blends import ReplaceBlends
 from .masks.simplify_attention_mask import SimplifyAttentionMask
 from .normalize.clean_up import CleanUp
 from .normalize.drop_no_ops import DropNoOps
@@ -55,6 +56,7 @@ CANONICAL: tuple[Pass, ...] = (
     FuseRotaryEmbedding(),  # before heads are flattened, with which it goes
     MergeSlices(),  # after rotation, which reads either
     SplitPackedProjections(),  # after rotation: its halves are parts of the same axis
+    ReplaceBlends(),  # attention rules read choices
     SplitBatchedHeads(),  # attention rules read four dimensions
     FuseAttention(),
     GroupKeyValueHeads(),  # before the cache: keys are appended, then repeated

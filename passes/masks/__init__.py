@@ -8,4 +8,6 @@ probe      from a subgraph to its meaning, by running it
 write      the canonical nodes of a meaning
 read       the meaning of canonical nodes
 soften     finite fills for masks that are left as they are
+
+`replace_blends` and `simplify_attention_mask` are the passes.
 """

@@ -29,6 +29,7 @@ def test_the_order_of_the_canonical_passes_is_pinned() -> None:
         "fuse-rotary-embedding",
         "merge-slices",
         "split-packed-projections",
+        "replace-blends",
         "split-batched-heads",
         "fuse-attention",
         "group-key-value-heads",
