@@ -216,6 +216,9 @@ def test_int8_covers_all_linears_on_both_targets(minilm_int8: Bundle) -> None:
     assert (quantization["linears"], quantization["int8"]) == (36, 36)
     assert quantization["kept_float"] == []
     assert quantization["cosine_mean"] > 0.96
+    corpus = quantization["corpus"]
+    assert (corpus["texts"], corpus["source"], corpus["cut"]) == (512, "default corpus", 0)
+    assert not [note for note in report["notes"] if note.startswith("calibration text")]
     kernels = report["targets"]["tensorrt-rtx"]["kernels"]
     assert kernels["gemm_dtypes"] == {"Int8|Int8->Half": 24}
     assert kernels["fused_attention"] == 6
