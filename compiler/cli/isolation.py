@@ -49,7 +49,8 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
         return code
     if -code in _FORWARDED:
         return 128 - code
-    subject = next((word for word in arguments[1:] if not word.startswith("-")), arguments[0])
+    words = [word for word in arguments[1:] if not word.startswith("-")]
+    subject = next((word for word in words if Path(word).exists()), (words or arguments)[0])
     hint = "it ran out of memory" if -code == signal.SIGKILL else "the model is damaged"
     say_error(
         f"{subject}: onnx or ONNX Runtime died of {signal.Signals(-code).name} on it; perhaps "

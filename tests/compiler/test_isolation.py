@@ -45,6 +45,16 @@ def test_a_death_is_one_message(number: str, hint: str) -> None:
     )
 
 
+def test_the_message_names_the_model_behind_options(tmp_path: Path) -> None:
+    model = tmp_path / "in.onnx"
+    model.touch()
+    done = start(
+        "os.kill(os.getpid(), signal.SIGSEGV)", "optimize", "--target", "ort-cpu", str(model)
+    )
+    _, err = done.communicate(timeout=60)
+    assert err.startswith(f"error: {model}: onnx or ONNX Runtime died of SIGSEGV")
+
+
 def test_the_exit_code_is_handed_on() -> None:
     done = start("pass", "inspect", "in.onnx")
     done.communicate(timeout=60)
