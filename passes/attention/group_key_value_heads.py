@@ -21,6 +21,7 @@ from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
 from ..constants import initializer, insert_before, permutation_of, producer, static_dim
 from ..rewrite import remove_dead
+from ..shapes import algebra
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,27 @@ def _repeated(merge: ir.Node, axis: int) -> _Repetition | None:
     if (static_dim(repeated, axis), static_dim(merged, axis)) != (heads, heads * groups):
         return None
     assert merged.shape is not None
-    shown = [dim for place, dim in enumerate(lifted.shape) if place not in (axis, axis + 1)]
     kept = [dim for place, dim in enumerate(merged.shape) if place != axis]
-    if shown != kept or ir.SymbolicDim(None) in kept:
+    shown, spread = _others(lifted, axis), _others(repeated, axis)
+    if spread != kept or ir.SymbolicDim(None) in kept:
+        return None
+    if shown != kept and (expand.op_type == "Tile" or not all(map(_stays, shown, kept))):
         return None
     return _Repetition(lifted=lifted, axis=axis, heads=heads)
+
+
+def _others(value: ir.Value, axis: int) -> list[int | ir.SymbolicDim]:
+    """Sizes of all axes but an axis and the next."""
+    assert value.shape is not None
+    return [dim for place, dim in enumerate(value.shape) if place not in (axis, axis + 1)]
+
+
+def _stays(before: int | ir.SymbolicDim, after: int | ir.SymbolicDim) -> bool:
+    """Whether a size is not expanded: only 1 is, whatever an exporter calls the result."""
+    if before == after:
+        return True
+    size = before if isinstance(before, int) else before.value
+    return size is not None and algebra.lowest(algebra.normal(str(size))) > 1
 
 
 def _unrepeated(found: _Repetition, graph: ir.Graph, tape: ir.tape.Tape) -> ir.Value:

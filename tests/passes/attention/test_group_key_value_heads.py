@@ -101,6 +101,24 @@ def test_repeated_heads_are_shared(build: Any, apply: Any, same_numbers: Any, na
     assert not apply(GroupKeyValueHeads(), after)[1].modified
 
 
+@pytest.mark.parametrize(
+    ("grown", "spread", "shared"),
+    [("k + 2", "Expand", 1), ("k", "Expand", 0), ("k + 2", "Tile", 0)],
+)
+def test_a_size_above_one_keeps_its_size_whatever_its_name(
+    build: Any, apply: Any, grown: str, spread: str, shared: int
+) -> None:
+    """Expand widens an axis of 1 alone, and k may be 1; Tile repeats any."""
+    model = build(SPELLINGS[spread] + ATTEND)
+    values = ir.convenience.create_value_mapping(model.graph)
+    for name in "yv":
+        values[f"{name}5"].shape = ir.Shape(["b", 2, 1, grown, 4])
+        values[f"{name}w"].shape = ir.Shape(["b", 2, 3, "total", 4])
+        values[f"{name}r"].shape = ir.Shape(["b", 6, "total", 4])
+    _, outcome = apply(GroupKeyValueHeads(), model)
+    assert outcome.rewrites == shared
+
+
 def test_one_head_for_all(build: Any, apply: Any, same_numbers: Any) -> None:
     inputs = INPUTS.replace("2, k, 4] y", "1, k, 4] y").replace("2, k, 4] v", "1, k, 4] v")
     body = (SPELLINGS["Expand"] + ATTEND).replace(", wide)", ", sixfold)")
