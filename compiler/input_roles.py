@@ -40,7 +40,7 @@ class InputRole:
     Attributes:
         spec: name, dtype and dims.
         kind: ids index a table of constants, positions reach a sine, a cache has an axis that no
-            integer input has; integers that do neither are a mask.
+            input of tokens has; integers that do neither are a mask.
         limit: rows of the smallest table it indexes; 2 where it indexes none.
     """
 
@@ -59,6 +59,8 @@ def input_roles(graph: Graph) -> tuple[InputRole, ...]:
     }
     has_ids = any(role.kind == "ids" for role in integers.values())
     known = {dim for role in integers.values() for dim in role.spec.dims}
+    if not has_ids:  # vectors of tokens come in their place
+        known |= {dim for spec in graph.inputs if len(spec.dims) == 3 for dim in spec.dims}
     return tuple(
         integers.get(spec.name) or InputRole(spec, _float_kind(spec, known, has_ids))
         for spec in graph.inputs
@@ -80,7 +82,7 @@ def _integer_role(spec: TensorSpec, value: ir.Value) -> InputRole:
 
 
 def _float_kind(spec: TensorSpec, known: set[Dim], has_ids: bool) -> Kind:
-    """A cache has a size that no integer input has: [batch, heads, past, size], or rank 3."""
+    """A cache has a size that no input of tokens has: [batch, heads, past, size], or rank 3."""
     rank = len(spec.dims)
     own = any(isinstance(dim, str) and dim not in known for dim in spec.dims[1:])
     if rank == 4 and spec.dims[1] in _COLOURS and isinstance(spec.dims[3], str) and own:

@@ -224,3 +224,12 @@ def test_inputs_of_any_size_are_not_drawn() -> None:
     roles = input_roles(graph)
     with pytest.raises(CalibrationError, match=r"input scores: .* needs [0-9,]+ bytes, a sample"):
         draw(roles, next(iter(size_plans(roles))), CASES[0])
+
+
+def test_a_mask_beside_vectors_of_tokens_is_no_cache() -> None:
+    text = """net (float[batch, s, 8] x, float[batch, 2, 1, s] bias, float[batch, 2, past, 4] k)
+        => (float[batch, s, 8] y) { y = Identity(x) }"""
+    graph = graph_of(text)
+    assert [role.kind for role in input_roles(graph)] == ["other", "other", "cache"]
+    assert all(sample.feeds["x"].shape[1] > 0 for sample in samples(graph))
+    assert [sample.feeds["k"].shape[2] for sample in samples(graph)] == [c.past for c in CASES]
