@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import sys
 import tracemalloc
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.samples import TokenIds
@@ -108,6 +111,31 @@ def test_a_long_source_is_never_held_whole(tmp_path):
     assert (len(data.texts), data.seen) == (100, 20_000)
     assert path.stat().st_size > 20_000_000
     assert peak < 5_000_000  # 20,000 keys for counting, and at most 200 texts
+
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+
+
+@given(TEXTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tables_and_json_lines_give_back_what_was_written(tmp_path, texts):
+    expected = [text.strip() or None for text in texts]
+    lines = "".join(json.dumps({"n": 1, "text": text}) + "\n" for text in texts)
+    assert read(written(tmp_path / "a.jsonl", lines)) == expected
+    with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("n", "text"), *((1, text) for text in texts)])
+    assert read(tmp_path / "a.csv") == expected
+
+
+@given(st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.tsv"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_texts_or_one_message(tmp_path, content, name):
+    path, texts, message = written(tmp_path / name, content), (), ""
+    try:
+        texts = CalibrationSet.from_files([path]).texts
+    except CalibrationError as error:
+        message = str(error)
+    assert texts or name in message
 
 
 # --- what is refused
