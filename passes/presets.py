@@ -31,6 +31,8 @@ from .normalize.fold_shapes import FoldShapes
 from .normalize.infer_shapes import InferShapes, RestoreOutputs
 from .normalize.raise_opset import RaiseOpset
 from .normalize.unflatten_gemm import UnflattenGemm
+from .qdq.fold_shifts import FoldActivationShifts
+from .qdq.fuse_integer_matmul import FuseIntegerMatMul
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .rotary.expand_rotary_caches import ExpandRotaryCaches
 from .rotary.fuse_rotary_embedding import FuseRotaryEmbedding
@@ -92,8 +94,8 @@ def lowering(
         cache_length: tokens a row of a decoder's static key/value cache holds; TensorRT alone.
     """
     if target == "ort-cpu" and precision == "int8":
-        # QKV share one Q already, and MatMulIntegerToFloat takes the biases itself.
-        return (LowerActivationsUint8(),) if uint8_activations else ()
+        steps = (LowerActivationsUint8(), FoldActivationShifts(), FuseIntegerMatMul())
+        return steps if uint8_activations else ()
     if target == "ort-cpu":
         costs = costs or CostTable.shipped(target)
         chosen = () if costs is None else costs.passes()

@@ -7,13 +7,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ...errors import PassError
 from ...graph.history import Refusal
 from ..base import EXACT, Pass, PassResult, result
-from ..constants import producer, scalar_of
-from .linears import drop_unread
+from ..constants import initializer
 
 _OFFSET = 128
 
@@ -23,11 +21,6 @@ class LowerActivationsUint8(Pass):
     """Shift every activation Q/DQ from int8 with zero point 0 to uint8 with zero point 128.
 
         (q - 0) * s  ->  ((q + 128) - 128) * s
-
-    A number of whole steps that is added in front of Q, as smoothing does, becomes part of its zero
-    point:
-
-        Q(x + k * s)  ->  round(x / s) + (128 + k)
 
     The value is preserved exactly, saturation included; weights stay int8. ONNX Runtime on x86
     turns 36 of MiniLM's 36 linears into MatMulIntegerToFloat instead of 18. It is a lowering of
@@ -102,50 +95,15 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     old = node.inputs[2]
     assert old is not None
     assert old.const_value is not None
-    name = str(node.outputs[0].name)
-    shape = tuple(old.const_value.shape.numpy())
-    value = _zero_point(graph, f"{name}/zero_point_uint8", np.full(shape, _OFFSET, np.uint8))
+    array = np.full(old.const_value.shape.numpy(), _OFFSET, np.uint8)
+    value = initializer(graph, f"{node.outputs[0].name}/zero_point_uint8", array)
     node.replace_input_with(2, value)
     # A new type object: setting dtype would change the one that clones of the value share.
     node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     for usage in node.outputs[0].uses():
         usage.node.replace_input_with(2, value)
-    _fold_shift(graph, node, name, shape)
     if not old.uses() and old.is_initializer():
         del graph.initializers[str(old.name)]
-
-
-def _fold_shift(graph: ir.Graph, node: ir.Node, name: str, shape: tuple[int, ...]) -> None:
-    """Let the zero point of Q do what an Add in front of it does; DQ keeps its own."""
-    x = node.inputs[0]
-    add = None if x is None else producer(x, "Add")
-    step = scalar_of(node.inputs[1])
-    if x is None or add is None or step is None or len(x.uses()) != 1 or x.is_graph_output():
-        return
-    shift = scalar_of(add.inputs[1])
-    if shift is None or add.inputs[1] is None:
-        return
-    steps = round(shift / step)
-    # The steps were rounded to float32 once: 127 of them are off by 1e-5 at most.
-    if abs(shift / step - steps) > 1e-3 or not 0 <= _OFFSET + steps <= 255:
-        return
-    zero_point = np.full(shape, _OFFSET + steps, np.uint8)
-    constant = add.inputs[1]
-    node.replace_input_with(0, add.inputs[0])
-    node.replace_input_with(2, _zero_point(graph, f"{name}/zero_point_shifted", zero_point))
-    graph.remove(add, safe=True)
-    drop_unread(graph, constant)
-
-
-def _zero_point(graph: ir.Graph, name: str, array: NDArray[np.uint8]) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.UINT8),
-        shape=ir.Shape(array.shape),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _narrow_weights(graph: ir.Graph) -> int:

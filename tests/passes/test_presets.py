@@ -60,7 +60,15 @@ RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
     ("target", "precision", "specs"),
     [
         ("ort-cpu", "fp32", CPU),
-        ("ort-cpu", "int8", ["lower-activations-uint8(weight_bits=8)"]),
+        (
+            "ort-cpu",
+            "int8",
+            [
+                "lower-activations-uint8(weight_bits=8)",
+                "fold-activation-shifts",
+                "fuse-integer-matmul",
+            ],
+        ),
         ("ort-cuda", "fp32", []),
         ("ort-cuda", "fp16", HALF),
         ("tensorrt", "fp32", STATIC),
