@@ -63,7 +63,7 @@ def optimize(
     not_checked = list(dict.fromkeys(reason for reason in reasons if reason is not None))
     if not quiet:
         print_fusion(f"{source} for {target}", fusion)
-    _say_notes(done.graph, not_checked)
+    _say_notes(done.graph, _kept_halves(original, target, precision) + not_checked)
     before, after = len(original.model.graph), len(done.graph.model.graph)
     say(f"{before} nodes became {after}, written to {out}")
     if as_json:
@@ -78,6 +78,19 @@ def optimize(
                 "operators": done.graph.op_counts,
             }
         )
+
+
+def _kept_halves(original: Graph, target: str, asked: str) -> list[str]:
+    """No pass widens float16, so a file that holds it is not lowered to another precision."""
+    from ..precision import assign
+    from ..widen import holds_float16
+
+    if target == "canonical" or not holds_float16(original):
+        return []
+    precision = assign((target,), asked).precisions[target]
+    if precision == "fp16":
+        return []
+    return [f"what is float16 in the graph stays so, though {target} was to get {precision}"]
 
 
 def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple[Pass, ...]:

@@ -67,6 +67,20 @@ def test_optimize_refuses_int8_and_unknown_targets(
     assert not out.exists()
 
 
+def test_optimize_says_that_float16_stays(cli: Cli, tmp_path: Path) -> None:
+    text = "g (float16[n, 4] x) => (float16[n, 4] y) { y = Relu(x) }"
+    ir.save(
+        ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 23]> {text}'),
+        tmp_path / "in.onnx",
+    )
+    note = "what is float16 in the graph stays so, though ort-cpu was to get fp32"
+    for target, said in (("ort-cpu", True), ("ort-cuda", False), ("canonical", False)):
+        code, _, err = cli(
+            "optimize", tmp_path / "in.onnx", tmp_path / "out.onnx", "--target", target
+        )
+        assert (code, note in err) == (0, said), err
+
+
 @pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x0a\x12\x04torc"])
 def test_a_foreign_file_is_one_message(cli: Cli, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.onnx"
