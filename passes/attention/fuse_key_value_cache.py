@@ -60,6 +60,9 @@ def _fuse(node: ir.Node) -> str | None:
         others = [use.node for use in concatenation.outputs[0].uses() if use.node is not node]
         if others:
             return f"{concatenation.name!r} is also read by {others[0].op_type} {others[0].name!r}"
+        if not concatenation.outputs[0].is_graph_output():
+            # ONNX Runtime 1.31 runs no Attention with a past and without its present.
+            return f"{concatenation.name!r} is no output of the graph, so there is no present"
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     fused = ir.node(
