@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...graph.tensors import Array
-from ..constants import array_of, initializer, sole_consumer
+from ..constants import array_of, initializer, initializer_of, sole_consumer
 from .policy import constant_operand
 from .sites import bias_of
 
@@ -26,22 +26,44 @@ def weight_of(gemm: ir.Node) -> Floats:
     return (array.T if turned else array).astype(np.float32, copy=False)
 
 
-def set_weight(graph: ir.Graph, gemm: ir.Node, weight: Floats) -> None:
-    """Give the GEMM a weight of its own.
+def scale_weight(
+    graph: ir.Graph, gemm: ir.Node, *, rows: Floats | None = None, columns: Floats | None = None
+) -> None:
+    """Give the GEMM a weight of its own, multiplied row by row or column by column.
+
+    The product is computed each time it is read, so that no second copy of a model's weights is
+    held.
 
     Args:
         graph: that holds the node.
         gemm: MatMul or Gemm with a constant weight.
-        weight: ``[K, N]``.
+        rows: a factor for each input channel, ``[K]``.
+        columns: a factor for each output channel, ``[N]``.
     """
     old = gemm.inputs[1]
     assert old is not None
     found = constant_operand(old)
     assert found is not None
-    assert found[0].dtype is not None
-    turned = bool(gemm.attributes.get_int("transB", 0))
-    array = np.ascontiguousarray(weight.T if turned else weight, found[0].dtype.numpy())
-    _exchange(graph, gemm, 1, found[0], array)
+    weight, turn = found
+    source = ir.convenience.get_const_tensor(weight)
+    assert source is not None
+    swapped = bool(gemm.attributes.get_int("transB", 0))
+
+    def compute() -> ir.TensorProtocol:
+        array = source.numpy()
+        if turn:
+            array = array.T
+        down, across = (columns, rows) if swapped else (rows, columns)
+        scaled = array.astype(np.float32, copy=False)
+        scaled = scaled if down is None else scaled * down[:, None]
+        scaled = scaled if across is None else scaled * across
+        return ir.tensor(np.ascontiguousarray(scaled, array.dtype))
+
+    shape = tuple(source.shape.numpy())
+    lazy = ir.LazyTensor(
+        compute, dtype=source.dtype, shape=ir.Shape(shape[::-1] if turn else shape), cache=False
+    )
+    _exchange(graph, gemm, 1, weight, lazy)
 
 
 def add_to_bias(graph: ir.Graph, gemm: ir.Node, delta: Floats) -> None:
@@ -86,16 +108,18 @@ def replace_constant(graph: ir.Graph, node: ir.Node, at: int, array: Array) -> N
     old = node.inputs[at]
     assert old is not None
     assert old.dtype is not None
-    _exchange(graph, node, at, old, array.astype(old.dtype.numpy()))
+    _exchange(graph, node, at, old, ir.tensor(np.asarray(array, old.dtype.numpy(), order="C")))
 
 
-def _exchange(graph: ir.Graph, node: ir.Node, at: int, constant: ir.Value, array: Array) -> None:
-    """Put an array in a constant's place; it inherits the name when the constant goes."""
+def _exchange(
+    graph: ir.Graph, node: ir.Node, at: int, constant: ir.Value, tensor: ir.TensorProtocol
+) -> None:
+    """Put a tensor in a constant's place; it inherits the name when the constant goes."""
     operand = node.inputs[at]
     assert operand is not None
     node.replace_input_with(at, None)
     drop_unread(graph, operand, constant)
-    node.replace_input_with(at, initializer(graph, str(constant.name), array))
+    node.replace_input_with(at, initializer_of(graph, str(constant.name), tensor))
 
 
 def drop_unread(graph: ir.Graph, *values: ir.Value) -> None:

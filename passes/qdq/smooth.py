@@ -17,7 +17,7 @@ from .linears import (
     add_to_bias,
     insert_behind,
     replace_constant,
-    set_weight,
+    scale_weight,
     weight_of,
 )
 from .policy import QuantPlan, QuantPolicy
@@ -163,7 +163,7 @@ class _Smoother:
             scale = np.empty(int(site.tied.max()) + 1, np.float32)
             scale[site.tied] = self._scale
         gemm, add = source.gemm, source.add
-        set_weight(self._graph, gemm, weight_of(gemm) / scale)
+        scale_weight(self._graph, gemm, columns=np.reciprocal(scale))
         if add is not None:
             at = bias_of(add)
             replace_constant(self._graph, add, at, self._array(add.inputs[at]) / scale)
@@ -187,11 +187,10 @@ class _Smoother:
             reader.replace_input_with(0, x)
 
     def _undo_in(self, reader: ir.Node) -> None:
-        weight = weight_of(reader) * self._scale[:, None]
-        set_weight(self._graph, reader, weight)
+        scale_weight(self._graph, reader, rows=self._scale)
         if self._shift.any():
             alpha = np.float32(reader.attributes.get_float("alpha", 1.0))
-            add_to_bias(self._graph, reader, alpha * (self._shift @ weight))
+            add_to_bias(self._graph, reader, alpha * (self._shift @ weight_of(reader)))
 
     def _behind(self, op_type: str, x: ir.Value, constant: ir.Value) -> ir.Value:
         """A new node right behind the producer of `x` that nothing reads yet."""
