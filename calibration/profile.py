@@ -32,7 +32,14 @@ class TensorProfile:
     reservoir: Reservoir
 
     @classmethod
-    def of(cls, name: str, values: Array, keys: Keys, capacity: int) -> TensorProfile:
+    def of(
+        cls,
+        name: str,
+        values: Array,
+        keys: Keys,
+        capacity: int,
+        beside: TensorProfile | None = None,
+    ) -> TensorProfile:
         """Look at one batch.
 
         Args:
@@ -40,6 +47,7 @@ class TensorProfile:
             values: float ``[..., channels]``, without padding.
             keys: of each token, ``[tokens]``; with another number of rows, rows take the first.
             capacity: rows to keep.
+            beside: what the result will be merged with, which saves copying rows in vain.
 
         Raises:
             CalibrationError: when it is empty or holds NaN or infinity.
@@ -51,7 +59,12 @@ class TensorProfile:
             low=rows.min(axis=0).astype(np.float32),
             high=rows.max(axis=0).astype(np.float32),
             histogram=Histogram.of(values, statistics.absmax),
-            reservoir=Reservoir.of(rows, np.resize(keys, len(rows)), capacity),
+            reservoir=Reservoir.of(
+                rows,
+                np.resize(keys, len(rows)),
+                capacity,
+                None if beside is None else beside.reservoir,
+            ),
         )
 
     def merge(self, other: TensorProfile) -> TensorProfile:

@@ -38,18 +38,25 @@ class Reservoir:
     large_rows: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: Array, keys: Keys, capacity: int) -> Reservoir:
+    def of(
+        cls, rows: Array, keys: Keys, capacity: int, beside: Reservoir | None = None
+    ) -> Reservoir:
         """Draw from one batch.
 
         Args:
             rows: float ``[rows, channels]``.
             keys: ``[rows]``.
             capacity: rows to keep at random.
+            beside: what the result will be merged with; rows that would be dropped then are left
+                out at once.
         """
         chosen = np.argsort(keys, kind="stable")[:capacity]
-        # Extrema instead of abs: no temporary as large as the batch.
-        sizes = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        large = np.lexsort((keys, -sizes))[: max(1, capacity // LARGEST_SHARE)]
+        sizes = _sizes(rows)
+        large = np.lexsort((keys, -sizes))[: _large(capacity)]
+        if beside is not None and len(beside.keys) == capacity:
+            chosen = chosen[keys[chosen] <= beside.keys[-1]]
+        if beside is not None and len(beside.large_keys) == _large(capacity):
+            large = large[sizes[large] >= _sizes(beside.large_rows[-1:])]
         return cls(
             capacity,
             keys[chosen],
@@ -91,6 +98,16 @@ class Reservoir:
 
     def __hash__(self) -> int:
         return hash((self.capacity, self.keys.tobytes(), self.large_keys.tobytes()))
+
+
+def _large(capacity: int) -> int:
+    return max(1, capacity // LARGEST_SHARE)
+
+
+def _sizes(rows: Array) -> Array:
+    """Largest magnitude in each row; extrema instead of abs, which would copy the batch."""
+    sizes: Array = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return sizes
 
 
 def row_keys(texts: NDArray[np.int64], positions: NDArray[np.int64], seed: int) -> Keys:

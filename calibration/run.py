@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 AUTO = "auto"
 """Smooth, and clip where that helps; other methods are names of estimators."""
 
-TAP_BYTES = 64 << 20
+TAP_BYTES = 32 << 20
 """Upper bound of the tapped tensors of one batch, unless a single text needs more."""
 
 RESERVOIR_BYTES = 64 << 20
@@ -116,8 +116,9 @@ def collect(
         outputs = session.run(batch.feeds, names)
         keys = _keys(batch, seed)
         for name in names:
-            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity)
-            found[name] = found[name].merge(seen) if name in found else seen
+            before = found.get(name)
+            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity, before)
+            found[name] = seen if before is None else before.merge(seen)
         if on_batch is not None:
             on_batch(batch)
     return found

@@ -65,3 +65,12 @@ def test_every_token_has_its_own_key_and_all_are_drawn_alike():
     keys = row_keys(numbers // 100, numbers % 100, 7)
     assert len(np.unique(keys)) == len(keys)
     assert keys.mean() / 2**64 == pytest.approx(0.5, abs=0.01)
+
+
+def test_leaving_out_what_would_be_dropped_changes_nothing():
+    rows, keys = tokens(300)
+    first = Reservoir.of(rows[:200], keys[:200], 16)
+    plain = Reservoir.of(rows[200:], keys[200:], 16)
+    short = Reservoir.of(rows[200:], keys[200:], 16, first)
+    assert len(short.rows) < len(plain.rows)
+    assert first.merge(short) == first.merge(plain)
