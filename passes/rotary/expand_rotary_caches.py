@@ -32,16 +32,23 @@ class ExpandRotaryCaches(Pass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the main graph."""
-        rewrites, refusals = 0, []
-        expanded: dict[_Key, ir.Value] = {}
-        for node in tuple(model.graph):
-            if node.op_type != "RotaryEmbedding" or node.domain or len(node.inputs) != 3:
-                continue
-            try:
-                rewrites += _expand_both(node, expanded)
-            except _Unknown as unknown:
-                refusals.append(Refusal(self.name, node.name or "?", str(unknown)))
-        return result(model, rewrites, tuple(refusals))
+        rewrites, refusals = expand_caches(model)
+        return result(model, rewrites, refusals)
+
+
+def expand_caches(model: ir.Model) -> tuple[int, tuple[Refusal, ...]]:
+    """Expand what wants it in the main graph; how many operators were changed, and what was not."""
+    rewrites, refusals = 0, []
+    expanded: dict[_Key, ir.Value] = {}
+    for node in tuple(model.graph):
+        if node.op_type != "RotaryEmbedding" or node.domain or len(node.inputs) != 3:
+            continue
+        try:
+            rewrites += _expand_both(node, expanded)
+        except _Unknown as unknown:
+            reason = Refusal(ExpandRotaryCaches.name, node.name or "?", str(unknown))
+            refusals.append(reason)
+    return rewrites, tuple(refusals)
 
 
 class _Unknown(Exception):  # noqa: N818  (control flow inside this file, never leaves it)

@@ -31,6 +31,7 @@ from ..constants import (
     static_dim,
 )
 from ..rewrite import remove_dead
+from .expand_rotary_caches import expand_caches
 from .rotary_match import Rotation, rotation_of, with_rest
 from .rotary_tables import RotaryTables, TableMiss
 
@@ -61,6 +62,9 @@ class FuseRotaryEmbedding(Pass):
                 rewrites += _fuse(node, tables)
             except TableMiss as miss:
                 refusals.append(Refusal(self.name, node.name or "?", str(miss)))
+        if rewrites:
+            # Every pass leaves a graph that runs, and the operator runs with the batch alone.
+            refusals.extend(expand_caches(model)[1])
         return result(model, rewrites, tuple(refusals))
 
 

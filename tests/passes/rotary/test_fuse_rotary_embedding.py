@@ -10,7 +10,8 @@ import pytest
 
 from fuselage.passes.normalize.clean_up import CleanUp
 from fuselage.passes.normalize.infer_shapes import InferShapes
-from fuselage.passes.rotary.expand_rotary_caches import ExpandRotaryCaches
+from fuselage.passes.rotary.expand_rotary_caches import ExpandRotaryCaches, expand_caches
+from fuselage.passes.rotary import fuse_rotary_embedding
 from fuselage.passes.rotary.fuse_rotary_embedding import FuseRotaryEmbedding
 
 TABLES = """
@@ -56,6 +57,12 @@ HALVES = """
     second = Add({1})
     y = Concat<axis = -1>(first, second)
 """
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_batch_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule alone is looked at; that tables get the batch has a test of its own."""
+    monkeypatch.setattr(fuse_rotary_embedding, "expand_caches", lambda _: (0, ()))
 
 
 @pytest.fixture
@@ -285,6 +292,18 @@ def test_heads_behind_the_sequence(
     operators = [node.op_type for node in after.graph]
     assert operators.count("Transpose") == (1 if swapped_after else 2)
     compare(model, after, same_numbers, feeds((3, 5, 2, 8), bshd=True))
+
+
+def test_the_graph_runs_for_several_texts_at_once(
+    build: Any, apply: Any, same_numbers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator wants the batch of x in its tables; without it, the pass would be rolled back."""
+    monkeypatch.setattr(fuse_rotary_embedding, "expand_caches", expand_caches)
+    model = build(BODIES["slices"])
+    after, outcome = apply(FuseRotaryEmbedding(), model)
+    assert (outcome.rewrites, outcome.refusals) == (1, ())
+    assert [value.producer().op_type for value in rotary(after)[0].inputs[1:]] == ["Expand"] * 2
+    same_numbers(model, after, feeds((3, 2, 5, 8)), feeds((1, 2, 1, 8)), atol=2e-6, rtol=1e-5)
 
 
 def test_queries_keys_and_layers_share_one_pair_of_tables(
