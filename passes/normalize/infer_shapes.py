@@ -30,6 +30,7 @@ class InferShapes(Pass):
         if _has_subgraphs(model):
             # Branches and loop bodies are upstream's; what they give is a declaration to us.
             common.ShapeInferencePass(data_prop=True)(model)
+            _forget_elements(model.graph)
         outputs = model.graph.outputs
         model.graph.meta.setdefault(_DECLARED, {value.name: value.shape for value in outputs})
         facts = analyse(model)
@@ -61,6 +62,21 @@ class RestoreOutputs(Pass):
                 value.shape = ir.Shape(dims)
                 restored += 1
         return result(model, restored)
+
+
+_NO_TENSORS = frozenset(
+    {"Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+     "SequenceMap", "SplitToSequence"}
+)  # fmt: skip
+
+
+def _forget_elements(graph: ir.Graph) -> None:
+    """Leave sequences untyped that upstream gives the type of their elements (onnx_ir 1.1)."""
+    for node in graph:
+        if node.op_type in _NO_TENSORS and node.domain in ("", "ai.onnx"):
+            for value in node.outputs:
+                if isinstance(value.type, ir.TensorType):
+                    value.type = value.shape = None
 
 
 def _has_subgraphs(model: ir.Model) -> bool:

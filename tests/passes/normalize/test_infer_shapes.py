@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fuselage.passes.normalize import infer_shapes
 from fuselage.passes.normalize.infer_shapes import InferShapes, RestoreOutputs
 from fuselage.passes.shapes.analysis import analyse
 from fuselage.passes.shapes.facts import Fact
@@ -244,3 +245,18 @@ def test_malformed_nodes_are_left_to_the_checks(build: Any, body: str) -> None:
     model = build(body + "\n y = Neg(h)")
     InferShapes()(model)
     assert model.graph[-1].outputs[0].name == "y"
+
+
+def test_a_sequence_does_not_get_the_type_of_its_elements(parse: Any) -> None:
+    """Upstream infers graphs with branches, and may say this of what splits a tensor."""
+    model = parse(
+        """net (float[b, 4] x) => (float y)
+        { parts = SplitToSequence<axis = 1>(x, two)\n y = ConcatFromSequence<axis = 1>(parts) }""",
+        two=np.array(2),
+    )
+    parts = model.graph[0].outputs[0]
+    parts.type, parts.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["b", 4])
+    infer_shapes._forget_elements(model.graph)
+    assert (parts.type, parts.shape) == (None, None)
+    InferShapes()(model)
+    assert not isinstance(parts.type, ir.TensorType)
