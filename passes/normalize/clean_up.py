@@ -30,7 +30,7 @@ class CleanUp(Pass):
         kept = uninlinable(model)
         if kept is None:
             modified |= common.InlinePass()(model).modified
-        modified |= _run(model, _lifting())
+        modified |= _run(model, _lifting(model))
         # Before sharing: c * x and x * c are one expression.
         moved = sum(_constant_right(node) for node in model.graph)
         modified |= _run(model, _sharing())
@@ -70,12 +70,30 @@ def _run(model: ir.Model, steps: tuple[ir.passes.PassBase, ...]) -> bool:
     return sum(step(model).modified for step in steps) > 0
 
 
-def _lifting() -> tuple[ir.passes.PassBase, ...]:
+def _lifting(model: ir.Model) -> tuple[ir.passes.PassBase, ...]:
+    branched = next(iter(model.graph.subgraphs()), None) is not None
     return (
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.IdentityEliminationPass(),
+        _MainIdentities() if branched else common.IdentityEliminationPass(),
     )
+
+
+class _MainIdentities(ir.passes.InPlacePass):
+    """Identities of the main graph alone: that of a branch may be how it gives an outer value."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in tuple(model.graph):
+            source, value = (node.inputs[0], node.outputs[0]) if node.inputs else (None, None)
+            if node.op_type != "Identity" or node.domain or source is None or value is None:
+                continue
+            if value.is_graph_output():
+                continue
+            value.replace_all_uses_with(source)
+            model.graph.remove(node, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified)
 
 
 def _sharing() -> tuple[ir.passes.PassBase, ...]:

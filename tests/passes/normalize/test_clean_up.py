@@ -165,3 +165,25 @@ def test_functions_that_do_not_fit_stay(text: str, reason: str) -> None:
     assert isinstance(outcome, PassResult)
     assert [refusal.reason.startswith(reason) for refusal in outcome.refusals] == [True]
     assert [node.op_type for node in model.graph] == ["both"]
+
+
+def test_a_branch_keeps_the_identity_that_gives_an_outer_value(
+    parse: Any, apply: Any, same_numbers: Any
+) -> None:
+    model = parse(
+        """f (bool c, float[2] x) => (float[2] y) {
+            n = Neg(x)
+            i = Identity(n)
+            y = If (c) <
+                then_branch = first () => (float[2] a) { a = Identity(i) },
+                else_branch = second () => (float[2] b) { b = Abs(i) }
+            >
+        }"""
+    )
+    after, outcome = apply(CleanUp(), model)
+    assert outcome.modified
+    assert [node.op_type for node in after.graph] == ["Neg", "If"]
+    feeds = {"x": np.array([1, -2], np.float32)}
+    for choice in (True, False):
+        same_numbers(model, after, feeds | {"c": np.array(choice)}, atol=0, rtol=0)
+    assert not apply(CleanUp(), after)[1].modified

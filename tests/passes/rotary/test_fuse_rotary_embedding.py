@@ -10,8 +10,8 @@ import pytest
 
 from fuselage.passes.normalize.clean_up import CleanUp
 from fuselage.passes.normalize.infer_shapes import InferShapes
-from fuselage.passes.rotary.expand_rotary_caches import ExpandRotaryCaches, expand_caches
 from fuselage.passes.rotary import fuse_rotary_embedding
+from fuselage.passes.rotary.expand_rotary_caches import ExpandRotaryCaches, expand_caches
 from fuselage.passes.rotary.fuse_rotary_embedding import FuseRotaryEmbedding
 
 TABLES = """
@@ -297,7 +297,7 @@ def test_heads_behind_the_sequence(
 def test_the_graph_runs_for_several_texts_at_once(
     build: Any, apply: Any, same_numbers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The operator wants the batch of x in its tables; without it, the pass would be rolled back."""
+    """The operator wants the batch of x in its tables; without it the pass is rolled back."""
     monkeypatch.setattr(fuse_rotary_embedding, "expand_caches", expand_caches)
     model = build(BODIES["slices"])
     after, outcome = apply(FuseRotaryEmbedding(), model)
