@@ -73,6 +73,8 @@ def build(
     targets: Sequence[str] = (),
     task: str = "auto",
     texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
+    min_sqnr: float | None = None,
+    min_cosine: float | None = None,
     weights: Literal["pretrained", "random"] = "pretrained",
     revision: str | None = None,
     shapes: str | None = None,
@@ -93,6 +95,9 @@ def build(
         task: ``auto`` picks by the architecture.
         texts: for int8: texts, pairs of texts, or lists of token ids, of which 512 are drawn; a
             `CalibrationSet` is taken as it is; None takes the corpus that ships with fuselage.
+        min_sqnr: for int8: linears go back to float, the most harmful for its size first, until
+            held-out text has this ratio of signal to noise, in decibel.
+        min_cosine: the same with the least cosine of an answer to the float one.
         weights: ``random`` for the architecture with seeded random weights.
         revision: branch, tag or commit of a hub id.
         shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
@@ -119,6 +124,8 @@ def build(
         targets=_names(targets),
         task=task,
         texts=texts,
+        min_sqnr=min_sqnr,
+        min_cosine=min_cosine,
         weights=weights,
         revision=revision,
         shapes=shapes,

@@ -123,7 +123,8 @@ def fit_budget(
             return replace(fit, plan=_explained(fit.plan, chosen, noises))
     raise CalibrationError(
         f"accuracy budget: {budget.shortfall(fit.quality)} with {before} of {len(noises)} linears "
-        "left in float; calibrate on more text like yours, ask for less, or use fp16 or fp32"
+        f"left in float, and leaving out {len(chosen)} is the next choice; calibrate on more text "
+        "like yours, ask for less, or use fp16 or fp32"
     )
 
 

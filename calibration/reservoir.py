@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +105,9 @@ def _large(capacity: int) -> int:
     return max(1, capacity // LARGEST_SHARE)
 
 
-def _sizes(rows: Array) -> Array:
+def _sizes(rows: NDArray[Any]) -> NDArray[Any]:
     """Largest magnitude in each row; extrema instead of abs, which would copy the batch."""
-    sizes: Array = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    sizes: NDArray[Any] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     return sizes
 
 

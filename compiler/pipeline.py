@@ -106,6 +106,11 @@ def _check_options(request: Request, assignment: Assignment) -> None:
             f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "
             "calibrated; leave the texts out, or ask for int8"
         )
+    if (request.min_sqnr, request.min_cosine) != (None, None) and "int8" not in targets.values():
+        raise BuildError(
+            f"accuracy budget: precision {request.precision!r} has no INT8 layers to leave in "
+            "float; leave --min-sqnr and --min-cosine out, or ask for int8"
+        )
     if request.compute_capabilities and not targets.keys() & _PLANNED:
         raise BuildError(
             f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "

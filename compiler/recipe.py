@@ -37,6 +37,9 @@ class Request:
         targets: names, empty for all that build here.
         task: one of the tasks, or ``auto``.
         texts: calibration texts; None for the corpus that ships with fuselage.
+        min_sqnr: INT8 linears go back to float until held-out text has this ratio of signal to
+            noise, in decibel; None for all in INT8.
+        min_cosine: the same with the least cosine of an answer.
         weights: ``pretrained`` or ``random``.
         revision: of a hub id.
         shapes: profile as text, ``batch=1:8:64,sequence=1:128:256``; None derives it.
@@ -53,6 +56,8 @@ class Request:
     targets: tuple[str, ...] = ()
     task: str = "auto"
     texts: CalibrationSet | None = field(default=None, repr=False)
+    min_sqnr: float | None = None
+    min_cosine: float | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     revision: str | None = None
     shapes: str | None = None
@@ -77,6 +82,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "compute_capabilities": list(request.compute_capabilities),
         "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
+        "budget": {"min_sqnr": request.min_sqnr, "min_cosine": request.min_cosine},
         "versions": host.package_versions(packages),
         "code": code_digest(),
         "cpu": list(host.cpu().flags) if "ort-cpu" in targets else [],

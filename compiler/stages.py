@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..calibration.budget import Budget
 from ..calibration.data import default_corpus
 from ..calibration.session import GraphSession
 from ..calibration.survey import Survey, survey
@@ -170,6 +171,7 @@ class Build:
             spec,
             self.request.texts,
             self.journal,
+            budget=Budget(min_sqnr_db=self.request.min_sqnr, min_cosine=self.request.min_cosine),
             threads=self.request.threads,
         )
         quantized.table.save(self.writer.path(CALIBRATION))

@@ -16,6 +16,8 @@ from .console import Watch, print_json, print_table, say
 from .options import (
     Costs,
     Json,
+    MinCosine,
+    MinSqnr,
     Quiet,
     Require,
     Targets,
@@ -38,6 +40,8 @@ def build(
     text: Texts = None,
     text_column: TextColumns = None,
     text_limit: TextLimit = None,
+    min_sqnr: MinSqnr = None,
+    min_cosine: MinCosine = None,
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     shapes: Annotated[
@@ -66,6 +70,8 @@ def build(
         targets=tuple(target or ()),
         task=task,
         texts=_texts(text, text_column, text_limit),
+        min_sqnr=min_sqnr,
+        min_cosine=min_cosine,
         weights=cast(Literal["pretrained", "random"], weights),
         revision=revision,
         shapes=shapes,

@@ -36,6 +36,24 @@ TextLimit = Annotated[
     int | None,
     typer.Option("--text-limit", min=1, help="Texts drawn from --text at most; default 512."),
 ]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        metavar="DB",
+        help="Leave INT8 layers in float until held-out text has this signal to noise ratio.",
+    ),
+]
+MinCosine = Annotated[
+    float | None,
+    typer.Option(
+        "--min-cosine",
+        metavar="X",
+        min=-1.0,
+        max=1.0,
+        help="Leave INT8 layers in float until no answer has a smaller cosine to the float one.",
+    ),
+]
 Costs = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Cost table of fuselage tune. Default: the shipped one."),
