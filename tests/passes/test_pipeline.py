@@ -197,10 +197,7 @@ def test_a_required_pass_that_works_is_like_any_other(graph: Graph) -> None:
 
 
 def test_an_old_opset_is_a_refusal_unless_the_pass_is_required(graph: Graph) -> None:
-    reason = (
-        "emits operators of opset 24, but the graph imports opset 23; "
-        "run raise-opset first"
-    )
+    reason = "emits operators of opset 24, but the graph imports opset 23; run raise-opset first"
     after = PassPipeline((Newer(raises),)).run(graph)
     assert after.history[0].rolled_back is None
     assert after.history[0].refusals == (Refusal("newer", "", reason),)
