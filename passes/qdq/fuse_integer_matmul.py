@@ -28,7 +28,8 @@ side; a wrong scale, zero point or bias moves it by more than its size."""
 class FuseIntegerMatMul(Pass):
     """Replace each MatMul of dequantised uint8 activations and int8 weights, with its bias.
 
-    The bias of a linear in front of Gelu stays an Add, which ONNX Runtime fuses with the Gelu.
+    The bias of a linear in front of Gelu goes in too: Gelu alone takes less time than the BiasGelu
+    that ONNX Runtime would make of both (0.94 to 0.98 of MiniLM's latency).
     """
 
     name: ClassVar[str] = "fuse-integer-matmul"
@@ -92,7 +93,7 @@ def _is_weight(node: ir.Node) -> bool:
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The Add of a constant vector behind the GEMM, and that vector."""
     add = sole_consumer(node.outputs[0], "Add")
-    if add is None or sole_consumer(add.outputs[0], "Gelu") is not None:
+    if add is None:
         return None, None
     bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     array = array_of(bias)
