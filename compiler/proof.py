@@ -58,7 +58,7 @@ GATES: Mapping[Precision, Gate] = {
     "fp32": Gate(2e-5, 0.999999, 0.99999),
     "fp16": Gate(1e-2, 0.9999, 0.999),
     "bf16": Gate(6e-2, 0.998, 0.99),
-    # Absolute maxima cost MiniLM a mean cosine of 0.98 and a least one of 0.92.
+    # MiniLM has a mean of 0.9985 and a least cosine of 0.956; few other models were measured.
     "int8": Gate(None, 0.95, 0.80),
 }
 
