@@ -11,7 +11,6 @@ the median of the ratios within a round. Cached decoders are timed at one new to
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -121,8 +120,11 @@ def run(family: Family, folder: Path, seconds: float, peers: Path | None) -> dic
         if peers is not None:
             out = Path(scratch) / "peer.onnx"
             run_tool(PEER, peers_python(peers), path, out, family)
-            with contextlib.suppress(Exception):  # not every graph of a peer opens
+            try:
                 sessions["peer"] = open_plain(out)
+            except Exception as error:  # each ONNX Runtime status is its own subclass
+                reason = str(error).splitlines()[0][:160]
+                print(f"{family.name}: what {PEER} made does not open: {reason}", flush=True)
         result: dict[str, Any] = {
             "nodes": len(ir.load(path).graph),
             "lowered": len(graph.model.graph),
