@@ -42,12 +42,13 @@ def main() -> None:
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)
     base = exported(arguments.folder, hidden=768, heads=12, inner=3072, layers=12)
-    seconds, before, after = cpu_seconds(base)
+    ((seconds, before, after),) = cpu_seconds(base)
     print(f"bert-base: {before} -> {after} nodes in {seconds:.2f} s CPU")
-    timed = [
-        cpu_seconds(exported(arguments.folder, hidden=64, heads=4, inner=96, layers=layers))
+    depths = [
+        exported(arguments.folder, hidden=64, heads=4, inner=96, layers=layers)
         for layers in (24, 48)
     ]
+    timed = cpu_seconds(*depths)
     print(
         f"24 -> 48 layers: {timed[0][1]} -> {timed[1][1]} nodes, {timed[0][0]:.2f} s -> "
         f"{timed[1][0]:.2f} s, {timed[1][0] / timed[0][0]:.2f}x"
@@ -68,15 +69,24 @@ def exported(folder: Path, *, hidden: int, heads: int, inner: int, layers: int) 
     return path
 
 
-def cpu_seconds(path: Path) -> tuple[float, int, int]:
-    """CPU seconds of the canonical passes, and the nodes before and after."""
-    graph = Graph.load(path)
-    times: list[float] = []
+def cpu_seconds(*paths: Path) -> list[tuple[float, int, int]]:
+    """CPU seconds of the canonical passes, and the nodes before and after, of every graph.
+
+    The graphs take turns, because a shared machine is not as fast now as a minute ago.
+    """
+    graphs = [Graph.load(path) for path in paths]
+    times: list[list[float]] = [[] for _ in paths]
+    done = graphs
     for _ in range(RUNS + 1):
-        start = time.thread_time()
-        done = PassPipeline(CANONICAL).run(graph)
-        times.append(time.thread_time() - start)
-    return min(times[1:]), len(graph.model.graph), len(done.model.graph)
+        done = []
+        for graph, series in zip(graphs, times, strict=True):
+            start = time.thread_time()
+            done.append(PassPipeline(CANONICAL).run(graph))
+            series.append(time.thread_time() - start)
+    return [
+        (min(series[1:]), len(graph.model.graph), len(after.model.graph))
+        for graph, series, after in zip(graphs, times, done, strict=True)
+    ]
 
 
 def memory_report(folder: Path, *, transposed: bool = False) -> str:
