@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..graph.tensors import Array
 from .histogram import Histogram
+from .outlier import Outlier, Peak, TokenRows
 from .reservoir import Keys, Reservoir
 from .statistics import TensorStatistics
 
@@ -23,6 +24,7 @@ class TensorProfile:
         high: largest element of each channel.
         histogram: of magnitudes.
         reservoir: rows of it.
+        peak: its largest element.
     """
 
     statistics: TensorStatistics
@@ -30,6 +32,7 @@ class TensorProfile:
     high: NDArray[np.float32]
     histogram: Histogram
     reservoir: Reservoir
+    peak: Peak
 
     @classmethod
     def of(
@@ -39,6 +42,7 @@ class TensorProfile:
         keys: Keys,
         capacity: int,
         beside: TensorProfile | None = None,
+        ids: TokenRows | None = None,
     ) -> TensorProfile:
         """Look at one batch.
 
@@ -48,16 +52,18 @@ class TensorProfile:
             keys: of each token, ``[tokens]``; with another number of rows, rows take the first.
             capacity: rows to keep.
             beside: what the result will be merged with, which saves copying rows in vain.
+            ids: of the tokens, ``[texts, length]``, for the place of the largest element.
 
         Raises:
             CalibrationError: when it is empty or holds NaN or infinity.
         """
         statistics = TensorStatistics.of(name, values)
         rows = values.reshape(-1, values.shape[-1])
+        low, high = rows.min(axis=0), rows.max(axis=0)
         return cls(
             statistics=statistics,
-            low=rows.min(axis=0).astype(np.float32),
-            high=rows.max(axis=0).astype(np.float32),
+            low=low.astype(np.float32),
+            high=high.astype(np.float32),
             histogram=Histogram.of(values, statistics.absmax),
             reservoir=Reservoir.of(
                 rows,
@@ -65,7 +71,13 @@ class TensorProfile:
                 capacity,
                 None if beside is None else beside.reservoir,
             ),
+            peak=_peak(values, np.maximum(-low, high), ids, beside),
         )
+
+    @property
+    def outlier(self) -> Outlier:
+        """The largest element against the median channel."""
+        return Outlier.of(self.peak, np.maximum(-self.low, self.high))
 
     def merge(self, other: TensorProfile) -> TensorProfile:
         """The profile of both together."""
@@ -75,4 +87,17 @@ class TensorProfile:
             high=np.maximum(self.high, other.high),
             histogram=self.histogram.merge(other.histogram),
             reservoir=self.reservoir.merge(other.reservoir),
+            peak=self.peak.merge(other.peak),
         )
+
+
+def _peak(
+    values: Array,
+    reach: NDArray[np.floating],
+    ids: TokenRows | None,
+    beside: TensorProfile | None,
+) -> Peak:
+    """The peak of one batch, or of what it is merged with when that is larger."""
+    if beside is not None and abs(beside.peak.value) > reach.max():
+        return beside.peak
+    return Peak.of(values, reach, ids)

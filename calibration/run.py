@@ -114,10 +114,10 @@ def collect(
     found: dict[str, TensorProfile] = {}
     for batch in batches:
         outputs = session.run(batch.feeds, names)
-        keys = _keys(batch, seed)
+        keys, ids = _keys(batch, seed), batch.feeds.get("input_ids")
         for name in names:
             before = found.get(name)
-            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity, before)
+            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity, before, ids)
             found[name] = seen if before is None else before.merge(seen)
         if on_batch is not None:
             on_batch(batch)
@@ -161,12 +161,12 @@ def _range(edge: Edge, parts: Sequence[TensorProfile], method: str) -> TensorRan
     if method != AUTO or not absmax:
         estimator = ESTIMATORS.get(method, AbsoluteMaximum())
         amax = estimator.amax(whole.histogram, absmax)
-        return TensorRange(amax, whole.statistics, estimator.name)
+        return TensorRange(amax, whole.statistics, estimator.name, outlier=whole.outlier)
     choice = Choice()
     if len(parts) > 1:
         choice = choose(edge, parts[0], parts[1].reservoir.sample)
     smoothing = choice.apply(edge, whole)
-    return TensorRange(smoothing.amax, whole.statistics, choice.estimator, smoothing)
+    return TensorRange(smoothing.amax, whole.statistics, choice.estimator, smoothing, whole.outlier)
 
 
 def _check_method(method: str) -> None:

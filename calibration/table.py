@@ -16,11 +16,12 @@ from ..passes.qdq.insert import InsertQdq
 from ..passes.qdq.params import QuantParams
 from ..passes.qdq.policy import QuantPolicy
 from ..passes.qdq.smooth import SmoothActivations, smoothed_name
+from .outlier import Outlier
 from .smoothing import Smoothing
 from .statistics import TensorStatistics
 
 CALIBRATION_FILE = "calibration.json"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class TensorRange:
         statistics: what the corpus held.
         estimator: what chose `amax`.
         smoothing: how its channels are changed before they are quantised, None when they are not.
+        outlier: its largest element as it was, None when nobody looked for it.
     """
 
     amax: float
     statistics: TensorStatistics
     estimator: str = "absmax"
     smoothing: Smoothing | None = None
+    outlier: Outlier | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ class CalibrationTable:
         ranges = {
             name: {"amax": found.amax, "estimator": found.estimator}
             | asdict(found.statistics)
+            | ({} if found.outlier is None else {"outlier": asdict(found.outlier)})
             | _smoothing_json(found)
             for name, found in self.ranges.items()
         }
@@ -166,14 +170,28 @@ def _range(entry: Mapping[str, Any]) -> TensorRange:
         maximum=float(entry["maximum"]),
     )
     amax, estimator = float(entry["amax"]), str(entry["estimator"])
+    outlier = _outlier(entry.get("outlier"))
     if "alpha" not in entry:
-        return TensorRange(amax, statistics, estimator)
+        return TensorRange(amax, statistics, estimator, outlier=outlier)
     scale = np.array(entry["channel_scale"].split(), np.float32)
     steps = np.array(entry["channel_shift"].split(), np.int32)
     if not scale.size == steps.size > 0:
         raise ValueError(f"{scale.size} channel scales and {steps.size} shifts")
     smoothing = Smoothing(alpha=float(entry["alpha"]), scale=scale, steps=steps, amax=amax)
-    return TensorRange(amax, statistics, estimator, smoothing)
+    return TensorRange(amax, statistics, estimator, smoothing, outlier)
+
+
+def _outlier(entry: Mapping[str, Any] | None) -> Outlier | None:
+    if entry is None:
+        return None
+    token, position = entry["token"], entry["position"]
+    return Outlier(
+        value=float(entry["value"]),
+        channel=int(entry["channel"]),
+        median=float(entry["median"]),
+        token=None if token is None else int(token),
+        position=None if position is None else int(position),
+    )
 
 
 def _smoothing_json(found: TensorRange) -> dict[str, Any]:

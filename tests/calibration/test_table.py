@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from fuselage.calibration.outlier import Outlier
 from fuselage.calibration.statistics import TensorStatistics
 from fuselage.calibration.table import CalibrationTable, TensorRange
 from fuselage.errors import CalibrationError
@@ -33,11 +35,22 @@ def test_round_trip_is_exact(table, tmp_path):
 
 def test_json_names_method_digests_and_ranges(table):
     data = json.loads(table.to_json())
-    assert data["schema"] == 2
+    assert data["schema"] == 3
     assert (data["method"], data["texts"], data["tokens"]) == ("absmax", 3, 17)
     assert data["ranges"]["b"] == {
         "amax": 0.0, "estimator": "absmax", "count": 10, "minimum": 0.0, "maximum": 0.0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("token", "position"), [(101, 0), (None, None)])
+def test_outlier_is_kept_as_numbers_alone(table, token, position):
+    found = Outlier(value=-28.5, channel=99, median=1.9, token=token, position=position)
+    table = replace(table, ranges={"a": replace(table.ranges["a"], outlier=found)})
+    entry = json.loads(table.to_json())["ranges"]["a"]["outlier"]
+    assert entry == {
+        "value": -28.5, "channel": 99, "median": 1.9, "token": token, "position": position
+    }  # fmt: skip
+    assert CalibrationTable.from_json(table.to_json()) == table
 
 
 def test_params_cover_the_range_and_floor_dead_tensors(table):
@@ -57,8 +70,8 @@ def test_range_that_is_not_finite_is_named(table):
     [
         ("{", "not a calibration table"),
         ("[]", "not a calibration table"),
-        ('{"schema": 2}', "KeyError: 'method'"),
-        ('{"schema": 9}', "expected schema 2, got 9; calibrate again"),
+        ('{"schema": 3}', "KeyError: 'method'"),
+        ('{"schema": 9}', "expected schema 3, got 9; calibrate again"),
     ],
 )
 def test_foreign_files_are_refused(tmp_path, text, reason):
