@@ -50,13 +50,12 @@ def item_of(row: Mapping[str, object], columns: Sequence[str]) -> object:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def jsonl_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
-    """One JSON value a line: an object with the columns, a text, a pair, or token ids.
+def json_values(path: Path, lines: Iterable[str]) -> Iterator[Row]:
+    """One JSON value a line; a blank line is an empty text.
 
     Raises:
-        CalibrationError: naming the line that is no JSON, and the column that is missing.
+        CalibrationError: naming the line that is no JSON.
     """
-    chosen: tuple[str, ...] = ()
     for number, line in enumerate(lines, start=1):
         place = f"{path}: line {number}"
         if not line.strip():
@@ -70,10 +69,21 @@ def jsonl_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iter
             ) from error
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{place}: expected one JSON value a line: {error}") from error
+        yield place, value
+
+
+def jsonl_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
+    """One JSON value a line: an object with the columns, a text, a pair, or token ids.
+
+    Raises:
+        CalibrationError: naming the line that is no JSON, and the column that is missing.
+    """
+    chosen: tuple[str, ...] = ()
+    for place, value in json_values(path, lines):
         if isinstance(value, dict):
             chosen = chosen or choose_columns(columns, list(value), place)
             yield place, item_of(value, chosen)
-        elif columns:
+        elif columns and value != "":
             raise CalibrationError(
                 f"{place}: expected an object with {columns[0]!r}, got {type(value).__name__}"
             )
@@ -87,7 +97,7 @@ def csv_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterat
     Raises:
         CalibrationError: naming the line that does not fit the header, or the missing column.
     """
-    return _table_rows(path, lines, columns, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+    return _table_rows(path, csv_fields(path, lines), columns)
 
 
 def tsv_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
@@ -96,30 +106,48 @@ def tsv_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterat
     Raises:
         CalibrationError: naming the line that does not fit the header, or the missing column.
     """
-    return _table_rows(path, lines, columns, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table_rows(path, tsv_fields(path, lines), columns)
+
+
+def csv_fields(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Where each line of a comma-separated table stands, and its fields, the header's first.
+
+    Raises:
+        CalibrationError: naming the line that has more or fewer fields than the first.
+    """
+    return _fields(path, lines, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def tsv_fields(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """The same of a tab-separated table, where a quote is a sign like any other."""
+    return _fields(path, lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _fields(
+    path: Path, lines: Iterable[str], *, delimiter: str, quoting: Literal[0, 3]
+) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    width = 0
+    try:
+        for fields in reader:
+            place = f"{path}: line {reader.line_num}"
+            width = width or len(fields)
+            if fields and len(fields) != width:
+                raise CalibrationError(
+                    f"{place}: expected {width} fields as in the header, got {len(fields)}; "
+                    "quote texts that hold the delimiter"
+                )
+            yield place, fields
+    except csv.Error as error:
+        raise CalibrationError(f"{path}: line {reader.line_num}: {error}") from error
 
 
 def _table_rows(
-    path: Path,
-    lines: Iterable[str],
-    columns: Sequence[str],
-    *,
-    delimiter: str,
-    quoting: Literal[0, 3],
+    path: Path, rows: Iterator[tuple[str, list[str]]], columns: Sequence[str]
 ) -> Iterator[Row]:
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    try:
-        names = next(reader, [])
-        if not names:
-            return
-        chosen = choose_columns(columns, names, path)
-        for fields in reader:
-            place = f"{path}: line {reader.line_num}"
-            if fields and len(fields) != len(names):
-                raise CalibrationError(
-                    f"{place}: expected {len(names)} fields as in the header, got {len(fields)}; "
-                    "quote texts that hold the delimiter"
-                )
-            yield place, item_of(dict(zip(names, fields, strict=False)), chosen)
-    except csv.Error as error:
-        raise CalibrationError(f"{path}: line {reader.line_num}: {error}") from error
+    _, names = next(rows, ("", []))
+    if not names:
+        return
+    chosen = choose_columns(columns, names, path)
+    for place, fields in rows:
+        yield place, item_of(dict(zip(names, fields, strict=False)), chosen)
