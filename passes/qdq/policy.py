@@ -1,4 +1,4 @@
-"""Which edges become INT8: both operands of GEMMs with a constant weight, and nothing else.
+"""Which edges are quantised: both operands of GEMMs with a constant weight, and nothing else.
 
 Outputs, biases, residual adds, normalisations and the attention core stay float: on MiniLM,
 quantising GEMM outputs too costs 3.2 points on STS-B and letting the residual read the quantised
@@ -15,6 +15,8 @@ import onnx_ir as ir
 
 from ...errors import PassError
 from ...graph.history import Refusal
+from .params import INT8, Scheme
+from .tables import Table, find_tables
 
 RULE = "insert-qdq"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -53,10 +55,14 @@ class QuantPlan:
     Attributes:
         linears: the GEMMs that become INT8.
         refusals: GEMMs that stay float, each with its reason.
+        tables: look-ups of embeddings that become INT8.
+        float_tables: look-ups that stay float; empty when none was asked for.
     """
 
     linears: tuple[Linear, ...]
     refusals: tuple[Refusal, ...] = ()
+    tables: tuple[Table, ...] = ()
+    float_tables: tuple[Refusal, ...] = ()
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -68,6 +74,8 @@ class QuantPlan:
         return {
             "linears": [asdict(linear) for linear in self.linears],
             "refusals": [asdict(refusal) for refusal in self.refusals],
+            "tables": [asdict(table) for table in self.tables],
+            "float_tables": [asdict(refusal) for refusal in self.float_tables],
         }
 
     @classmethod
@@ -76,20 +84,38 @@ class QuantPlan:
         return cls(
             tuple(Linear(**linear) for linear in data["linears"]),
             tuple(Refusal(**refusal) for refusal in data["refusals"]),
+            tuple(Table(**table) for table in data["tables"]),
+            tuple(Refusal(**refusal) for refusal in data["float_tables"]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantPolicy:
-    """What is worth quantising.
+    """What is worth quantising, and in which form.
 
     Attributes:
         min_size: a GEMM whose K, N or (static) M is smaller stays float: an INT8 tile is 16 wide.
         keep_float: names of nodes, or of the tensors they write, that stay float in any case.
+        scheme: format of the codes.
+        weight_only: weights alone are quantised; products are computed in float.
+        embeddings: large embedding tables are quantised as well, in INT8.
+
+    Raises:
+        PassError: when tables are asked for in another format.
     """
 
     min_size: int = 16
     keep_float: tuple[str, ...] = ()
+    scheme: Scheme = INT8
+    weight_only: bool = False
+    embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.embeddings and self.scheme != INT8:
+            raise PassError(
+                f"quantisation policy: embedding tables are quantised to int8 alone, not to "
+                f"{self.scheme.name}"
+            )
 
     def plan(self, model: ir.Model) -> QuantPlan:
         """Look at every MatMul and Gemm of the main graph. The model is not changed.
@@ -109,7 +135,9 @@ class QuantPolicy:
                 linears.append(verdict)
             else:
                 refusals.append(Refusal(RULE, _name(node), verdict))
-        return QuantPlan(tuple(linears), tuple(refusals))
+        quantized = {linear.output for linear in linears}
+        tables, others = find_tables(model.graph, quantized) if self.embeddings else ((), ())
+        return QuantPlan(tuple(linears), tuple(refusals), tables, others)
 
     def _examine(self, node: ir.Node, rows: frozenset[str]) -> Linear | str:
         reason = _refuse_form(node)
