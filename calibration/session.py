@@ -20,7 +20,8 @@ class GraphSession:
     """A graph ready to run on the CPU, with any of its tensors as extra outputs.
 
     The optimiser is off, so a tapped tensor is exactly what the graph describes, and so is the
-    reference that an engine is compared with.
+    reference that an engine is compared with. With `fast` it is on, except for what turns Q/DQ
+    into integer operators: numbers differ by rounding of float32 alone.
 
     Attributes:
         inputs: the graph's inputs.
@@ -31,6 +32,7 @@ class GraphSession:
         taps: names of tensors to return as well.
         threads: CPU threads, 0 for all physical cores.
         seconds: what all runs together may take, None for any time; a loop may have no end.
+        fast: for many runs: optimised, with weights packed again, which takes memory.
 
     Raises:
         CalibrationError: when a tap is not a tensor of the graph, or ONNX Runtime refuses it.
@@ -43,9 +45,11 @@ class GraphSession:
         taps: Sequence[str] = (),
         threads: int = 0,
         seconds: float | None = None,
+        *,
+        fast: bool = False,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = graph.inputs
-        self._session, self._weights = _open(_expose(graph.model, taps), threads)
+        self._session, self._weights = _open(_expose(graph.model, taps), threads, fast)
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         self._seconds, self._left = seconds, seconds
 
@@ -110,17 +114,21 @@ def _expose(model: ir.Model, taps: Sequence[str]) -> ir.Model:
     return model
 
 
-def _open(model: ir.Model, threads: int) -> tuple[Any, list[Any]]:
+def _open(model: ir.Model, threads: int, fast: bool) -> tuple[Any, list[Any]]:
     options = session_options(threads)  # raises when onnxruntime is missing
     import onnxruntime as ort
 
     ort.set_default_logger_severity(4)  # allocators log to stderr what is raised as well
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if fast else level.ORT_DISABLE_ALL
+    if fast:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Batches differ in shape: a memory pattern would be planned and kept for each of them.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
-    # The session lives for one pass: repacking would hold a second copy of every weight.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    if not fast:
+        # The session lives for one pass: repacking would hold a second copy of every weight.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     detached = detach_weights(model)
     weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
     options.add_external_initializers(list(detached.weights), weights)
