@@ -1,0 +1,116 @@
+"""What a graph loses against the float one on the user's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engines.text.pipeline import text_pipeline
+from ...engines.text.task import TaskSpec
+from ...graph.model import Graph
+from ..metrics.base import Metric
+from ..metrics.bootstrap import paired_bootstrap
+from ..metrics.table import METRICS, POINTS
+from .answers import Progress, answer_all
+from .examples import Examples
+from .graph_engine import GraphEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricDrop:
+    """A metric of two models on the same examples, in points of 100.
+
+    Attributes:
+        metric: its name.
+        title: what exactly it is.
+        reference: of the float model.
+        candidate: of the other one.
+        interval: 95 % of paired resamples have a drop in it.
+        examples: how many.
+    """
+
+    metric: str
+    title: str
+    reference: float
+    candidate: float
+    interval: tuple[float, float]
+    examples: int
+
+    @property
+    def drop(self) -> float:
+        """Points lost; below 0 when the candidate is better."""
+        return self.reference - self.candidate
+
+
+def drops_between(
+    examples: Examples, reference: Sequence[Any], candidate: Sequence[Any]
+) -> tuple[MetricDrop, ...]:
+    """Judge the answers of two models by every metric of their form.
+
+    Args:
+        examples: what was asked.
+        reference: answers of the reference, from `answer_all`.
+        candidate: answers of the candidate.
+    """
+    return tuple(_drop(metric, examples, reference, candidate) for metric in METRICS[examples.form])
+
+
+def _drop(
+    metric: Metric, examples: Examples, reference: Sequence[Any], candidate: Sequence[Any]
+) -> MetricDrop:
+    before = metric.rows(reference, examples.expected)
+    after = metric.rows(candidate, examples.expected)
+    low, high = paired_bootstrap(metric, before, after)
+    return MetricDrop(
+        metric=metric.name,
+        title=metric.title,
+        reference=POINTS * metric.value(before),
+        candidate=POINTS * metric.value(after),
+        interval=(POINTS * low, POINTS * high),
+        examples=len(examples.expected),
+    )
+
+
+class Evaluator:
+    """Holds the answers of the float graph, which others are compared with.
+
+    Attributes:
+        examples: what is asked.
+
+    Args:
+        graph: the float graph.
+        tokenizer: tokenizer.json.
+        spec: the task.
+        examples: made for that task.
+        threads: CPU threads, 0 for all physical cores.
+        on_progress: called with (inputs answered, inputs in all).
+
+    Raises:
+        CalibrationError: when ONNX Runtime cannot run the graph, or a text cannot be asked.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tokenizer: Path,
+        spec: TaskSpec,
+        examples: Examples,
+        *,
+        threads: int = 0,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.examples = examples
+        self._tokenizer, self._spec = tokenizer, spec
+        self._threads, self._on_progress = threads, on_progress
+        self._reference = self._answers(graph)
+
+    def drops(self, graph: Graph) -> tuple[MetricDrop, ...]:
+        """Answer the examples with another graph and compare."""
+        return drops_between(self.examples, self._reference, self._answers(graph))
+
+    def _answers(self, graph: Graph) -> list[Any]:
+        engine = GraphEngine(graph, threads=self._threads)
+        with text_pipeline(engine, self._tokenizer, self._spec) as runtime:
+            return answer_all(runtime, self.examples, self._on_progress)
