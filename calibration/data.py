@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..engines.text.texts import Text
 from ..errors import CalibrationError
-from ..graph.tensors import Array, TensorSpec
+from ..graph.tensors import TensorSpec
+from .batches import BATCH_TOKENS, Batches
+from .batches import Batch as Batch
 from .samples import Draw, Sample, TokenIds, cleaned, digest_of, draw_key, sample_size
 from .sources import STANDARD_INPUT, read_samples, source_name
 from .tokenization import Tokenize as Tokenize
@@ -22,31 +21,8 @@ from .tokenization import tokenize_with as tokenize_with
 DEFAULT_LIMIT = 512
 """Texts drawn by default; SmoothQuant statistics of MiniLM settle between 256 and 768 texts."""
 
-BATCH_TOKENS = 1024
-"""Tokens in one batch by default: enough to keep two cores busy, 66 MB of MiniLM taps."""
-
-_CHUNK = 1024
-"""Texts tokenised at a time."""
-
 _COUNTED = 1 << 15
 """Keys kept for counting distinct texts: exact up to twice as many, within 0.6 % beyond."""
-
-Rows = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Texts of one length.
-
-    Attributes:
-        feeds: one array ``[texts, length]`` for each input of the graph.
-        indices: which texts of the set these are.
-        tokens: texts times length.
-    """
-
-    feeds: dict[str, Array]
-    indices: tuple[int, ...]
-    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +160,7 @@ class CalibrationSet:
 
     def batches(
         self, tokenize: Tokenize, inputs: Sequence[TensorSpec], *, max_tokens: int = BATCH_TOKENS
-    ) -> tuple[Batch, ...]:
+    ) -> Sequence[Batch]:
         """Tokenise, and put texts of equal length together, so that nothing is padded.
 
         Args:
@@ -194,27 +170,18 @@ class CalibrationSet:
             max_tokens: tokens a batch; a longer text is a batch of its own.
 
         Returns:
-            Batches from the shortest to the longest texts.
+            Batches from the shortest to the longest texts, each made when it is asked for.
 
         Raises:
             CalibrationError: when the graph has an input that text does not fill, or the
                 tokenizer pads or gives no token for any text.
         """
-        _check_inputs(inputs)
-        rows = _tokenized(self.texts, tokenize)
-        lengths: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            lengths.setdefault(row.shape[1], []).append(index)
-        lengths.pop(0, None)
-        if not lengths:
+        batches = Batches.of(self.texts, tokenize, inputs, max_tokens)
+        if not batches:
             raise CalibrationError(
                 f"{self.source}: the tokenizer gives no token for any of {len(self.texts)} texts"
             )
-        return tuple(
-            _batch(np.stack([rows[at] for at in indices]), indices, inputs)
-            for length in sorted(lengths)
-            for indices in _chunks(lengths[length], max(1, max_tokens // length))
-        )
+        return batches
 
 
 def default_corpus(*, limit: int = DEFAULT_LIMIT, seed: int = 0) -> CalibrationSet:
@@ -226,48 +193,3 @@ def default_corpus(*, limit: int = DEFAULT_LIMIT, seed: int = 0) -> CalibrationS
     return CalibrationSet.from_texts(
         text.splitlines(), limit=limit, seed=seed, source="default corpus"
     )
-
-
-def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
-    unknown = [spec.name for spec in inputs if spec.name not in _FILL]
-    if unknown:
-        raise CalibrationError(
-            f"input {unknown[0]!r}: text cannot fill it; expected inputs among {sorted(_FILL)}"
-        )
-
-
-def _tokenized(texts: Sequence[Sample], tokenize: Tokenize) -> list[Rows]:
-    """Token ids and segments of each text, ``[2, length]``; the bulky encodings are let go."""
-    rows = []
-    for start in range(0, len(texts), _CHUNK):
-        for encoding in tokenize(texts[start : start + _CHUNK]):
-            if 0 in encoding.attention_mask:
-                raise CalibrationError(
-                    f"tokenizer: expected rows without padding, got {len(encoding.ids)} tokens of "
-                    f"which {encoding.attention_mask.count(0)} are padding; padding would count as "
-                    "activations, so turn it off"
-                )
-            rows.append(np.array([encoding.ids, encoding.type_ids], np.int32))
-    return rows
-
-
-def _batch(rows: Rows, indices: Sequence[int], inputs: Sequence[TensorSpec]) -> Batch:
-    feeds: dict[str, Array] = {
-        spec.name: np.ascontiguousarray(_FILL[spec.name](rows).astype(spec.dtype))
-        for spec in inputs
-    }
-    return Batch(feeds, tuple(indices), rows[:, 0].size)
-
-
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-_FILL: Mapping[str, Callable[[Rows], Rows]] = {
-    "input_ids": lambda rows: rows[:, 0],
-    "attention_mask": lambda rows: np.ones_like(rows[:, 0]),
-    "token_type_ids": lambda rows: rows[:, 1],
-    "position_ids": lambda rows: np.cumsum(np.ones_like(rows[:, 0]), axis=1) - 1,
-}
-"""How each input is filled from ids and segments ``[texts, 2, length]``."""

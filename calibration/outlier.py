@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..graph.tensors import Array
 
-TokenRows = NDArray[np.integer]
-"""Token ids of a batch, ``[texts, length]``."""
+TokenRows = NDArray[Any]
+"""Token ids of a batch, integers ``[texts, length]``."""
 
 _UNKNOWN = -1
 

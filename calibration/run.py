@@ -11,13 +11,15 @@ import numpy as np
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
-from .data import BATCH_TOKENS, Batch, CalibrationSet, Tokenize
+from .batches import BATCH_TOKENS, Batch
+from .data import CalibrationSet
 from .estimators import ESTIMATORS, AbsoluteMaximum
 from .profile import TensorProfile
 from .reservoir import Keys, row_keys
 from .search import Choice, Edge, choose, edges_of
 from .session import GraphSession
 from .table import CalibrationTable, TensorRange
+from .tokenization import Tokenize
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all) after every batch."""

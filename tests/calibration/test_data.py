@@ -116,6 +116,25 @@ def test_text_longer_than_a_batch_runs_alone(tokenize):
     assert [batch.feeds["input_ids"].shape for batch in batches] == [(1, 52), (1, 52)]
 
 
+def test_feeds_live_as_long_as_somebody_holds_them(tokenize):
+    data = CalibrationSet.from_texts([f"text {number}" for number in range(400)])
+    batches = data.batches(tokenize, INPUTS, max_tokens=32)
+    assert len(batches) > 100
+    fed: list[weakref.ref] = []
+    for batch in batches:
+        fed.append(weakref.ref(batch.feeds["input_ids"]))
+        assert sum(ref() is not None for ref in fed) <= 2
+
+
+def test_batches_are_a_sequence_that_gives_the_same_again(tokenize):
+    data = CalibrationSet.from_texts(["aa", "b", "cc", "dddd", "e", "ff"])
+    batches = data.batches(tokenize, INPUTS, max_tokens=8)
+    assert [batch.indices for batch in batches[1:3]] == [batches[1].indices, batches[2].indices]
+    assert batches[-1].feeds["input_ids"].tolist() == batches[3].feeds["input_ids"].tolist()
+    with pytest.raises(IndexError):
+        batches[4]
+
+
 def test_inputs_that_text_cannot_fill_are_refused(tokenize):
     inputs = (*INPUTS, TensorSpec("pixel_values", "float32", ("batch", 3)))
     with pytest.raises(CalibrationError, match="'pixel_values': text cannot fill it"):
