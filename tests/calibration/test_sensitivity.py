@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fuselage.calibration.data import Batch, CalibrationSet
+from fuselage.calibration.run import calibrate
+from fuselage.calibration.sensitivity import linear_noises, thinned
+from fuselage.calibration.session import GraphSession
+from fuselage.calibration.switch import SWITCH, with_switch
+from fuselage.passes.pipeline import PassPipeline
+from fuselage.passes.qdq.policy import QuantPolicy
+
+WORDS = ["a", "ok then", "the quick brown fox", "jumps", "over the lazy dog", "x" * 40, "why?"]
+TEXTS = [f"{word} {number}" for number in range(6) for word in WORDS]
+HELD = ["hello there", "unseen words", "q", "zebra", "another text that was not seen"]
+
+
+@pytest.fixture
+def held(graph, tokenize):
+    return CalibrationSet.from_texts(HELD).batches(tokenize, graph.inputs)
+
+
+def answers(graph, batches, **switch):
+    with GraphSession(graph) as session:
+        return [session.run({**batch.feeds, **switch})["embedding"] for batch in batches]
+
+
+def noise(expected, got):
+    error = sum(np.square(a.astype(float) - b).sum() for a, b in zip(expected, got, strict=True))
+    return error / sum(np.square(a.astype(float)).sum() for a in expected)
+
+
+@pytest.mark.parametrize("method", ["auto", "absmax"])
+def test_switched_linear_answers_like_a_graph_in_which_it_alone_is_int8(
+    graph, tokenize, held, method
+):
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, method=method)
+    expected = answers(graph, held)
+    linears = QuantPolicy().plan(graph.model).linears
+    found = linear_noises(graph, table, held, output="embedding")
+    assert [item.linear for item in found] == list(linears)
+    for item in found:
+        others = tuple(linear.output for linear in linears if linear != item.linear)
+        alone = PassPipeline(table.passes(QuantPolicy(keep_float=others))).run(graph)
+        assert item.noise == pytest.approx(noise(expected, answers(alone, held)), rel=1e-6)
+        assert item.noise > 1e-5
+
+
+def test_no_linear_is_int8_with_a_negative_switch(graph, tokenize, held):
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize)
+    switched = with_switch(graph, table)
+    off = {SWITCH: np.array(-1, np.int64)}
+    for a, b in zip(answers(graph, held), answers(switched, held, **off), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # the graph that was given is as it was
+    assert [spec.name for spec in graph.inputs] == ["input_ids", "attention_mask"]
+    assert graph.op_counts["MatMul"] == 2
+
+
+def test_weights_of_the_switched_graph_are_shared_and_codes_are_int8(graph, tokenize):
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize)
+    switched = with_switch(graph, table).model.graph
+    for name in ("w1", "w2"):
+        before = graph.model.graph.initializers[name].const_value
+        assert switched.initializers[name].const_value is before
+    added = [
+        value.const_value.nbytes
+        for name, value in switched.initializers.items()
+        if name not in graph.model.graph.initializers
+    ]
+    assert sorted(added)[-2:] == [32 * 48, 32 * 48]
+    assert sum(added) < 2 * 32 * 48 + 3000
+
+
+def test_kept_float_linears_have_no_switch(graph, tokenize, held):
+    policy = QuantPolicy(keep_float=("node_hidden",))
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, policy=policy)
+    found = linear_noises(graph, table, held, output="embedding", policy=policy)
+    assert [item.linear.node for item in found] == ["node_down"]
+
+
+def batch(length, count, first):
+    ids = np.arange(first, first + count)[:, None] + np.zeros((1, length), np.int64)
+    return Batch({"input_ids": ids}, tuple(range(first, first + count)), length * count)
+
+
+BATCHES = (batch(2, 10, 0), batch(5, 20, 10), batch(50, 10, 30))
+
+
+def test_thinned_batches_spread_over_the_lengths_and_keep_rows_and_numbers_together():
+    found = thinned(BATCHES, 8, 10_000)
+    assert [item.indices for item in found] == [(2, 7), (12, 17, 22, 27), (32, 37)]
+    assert [item.tokens for item in found] == [4, 20, 100]
+    for item in found:
+        np.testing.assert_array_equal(item.feeds["input_ids"][:, 0], item.indices)
+
+
+def test_few_tokens_leave_out_texts_first_and_the_longest_ones_then():
+    assert sum(item.tokens for item in thinned(BATCHES, 32, 500)) <= 500
+    found = thinned(BATCHES, 32, 60)
+    assert sum(len(item.indices) for item in found) == 8
+    assert max(item.tokens // len(item.indices) for item in found) == 5
+    assert thinned(BATCHES[2:], 32, 1)[0].indices == tuple(range(30, 38))
+
+
+def test_fewer_texts_than_asked_for_are_all_taken():
+    found = thinned(BATCHES[:1], 32, 1000)
+    assert found[0].indices == BATCHES[0].indices
+    assert replace(found[0], feeds={}) == replace(BATCHES[0], feeds={})
