@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ..errors import CalibrationError
 from ..graph.history import Refusal
@@ -11,6 +13,7 @@ from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .data import Batch
+from .evaluation.drops import Evaluator, MetricDrop
 from .quality import Quality, measure_quality
 from .sensitivity import LinearNoise, linear_noises
 from .session import GraphSession
@@ -21,6 +24,9 @@ RULE = "accuracy-budget"
 _ROUNDS = 6
 """Choices tried: each one is measured, and corrects the prediction of the next."""
 
+_LEAST_SHARE = 0.25
+"""A drop of a metric follows the noise too loosely to ask for less of it at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -29,29 +35,42 @@ class Budget:
     Attributes:
         min_sqnr_db: least ratio of signal to noise, in decibel.
         min_cosine: least cosine of any output vector.
+        max_drop: most points of 100 that a metric may lose on the user's examples, by its name.
     """
 
     min_sqnr_db: float | None = None
     min_cosine: float | None = None
+    max_drop: Mapping[str, float] = field(default_factory=dict)
 
-    def shortfall(self, quality: Quality) -> str | None:
+    def shortfall(self, quality: Quality, drops: Sequence[MetricDrop] = ()) -> str | None:
         """What misses the budget, None when nothing does."""
         if self.min_sqnr_db is not None and quality.sqnr_db < self.min_sqnr_db:
             return f"SQNR {quality.sqnr_db:.2f} dB is below {self.min_sqnr_db:g} dB"
         if self.min_cosine is not None and quality.cosine_min < self.min_cosine:
             return f"least cosine {quality.cosine_min:.4f} is below {self.min_cosine:g}"
+        for item in self._exceeding(drops):
+            return (
+                f"{item.metric} drops by {item.drop:.2f} points ({item.reference:.2f} to "
+                f"{item.candidate:.2f}), more than {self.max_drop[item.metric]:g}"
+            )
         return None
 
-    def allowed_share(self, quality: Quality) -> float:
+    def _exceeding(self, drops: Sequence[MetricDrop]) -> list[MetricDrop]:
+        return [item for item in drops if item.drop > self.max_drop.get(item.metric, np.inf)]
+
+    def allowed_share(self, quality: Quality, drops: Sequence[MetricDrop] = ()) -> float:
         """To which part of itself the noise has to fall, by energy; at most 1.
 
-        ``1 - cosine`` of vectors that are close is half their relative noise energy.
+        ``1 - cosine`` of vectors that are close is half their relative noise energy. A metric
+        falls with the noise energy too, where it falls at all and not by chance.
         """
         share = 1.0
         if self.min_sqnr_db is not None:
             share = min(share, 10 ** ((quality.sqnr_db - self.min_sqnr_db) / 10))
         if self.min_cosine is not None and quality.cosine_min < 1:
             share = min(share, (1 - self.min_cosine) / (1 - quality.cosine_min))
+        for item in self._exceeding(drops):
+            share = min(share, max(_LEAST_SHARE, self.max_drop[item.metric] / item.drop))
         return share
 
 
@@ -63,11 +82,13 @@ class Fit:
         graph: with Q/DQ.
         plan: what is INT8 and why the rest is not.
         quality: how close it is.
+        drops: of the metrics; empty without examples, or where the quality alone misses the budget.
     """
 
     graph: Graph
     plan: QuantPlan
     quality: Quality
+    drops: tuple[MetricDrop, ...] = ()
 
 
 def fit_budget(
@@ -78,6 +99,7 @@ def fit_budget(
     *,
     output: str,
     policy: QuantPolicy | None = None,
+    evaluator: Evaluator | None = None,
     threads: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
@@ -90,15 +112,27 @@ def fit_budget(
         budget: what is allowed.
         output: name of the output that counts.
         policy: the one calibrated with.
+        evaluator: asks the user's examples; needed for a budget with `max_drop`.
         threads: CPU threads, 0 for all physical cores.
         on_progress: called with (linears done, linears in all) when each is measured alone.
 
     Raises:
         CalibrationError: when no choice meets the budget, with the closest one.
     """
+    if budget.max_drop and evaluator is None:
+        raise CalibrationError("accuracy budget: a drop of a metric is measured with examples")
     policy = policy or QuantPolicy()
-    fit = _measure(graph, table, batches, output, policy, threads)
-    if budget.shortfall(fit.quality) is None:
+
+    def measured(chosen: Sequence[LinearNoise]) -> Fit:
+        outputs = tuple(item.linear.output for item in chosen)
+        kept = replace(policy, keep_float=(*policy.keep_float, *outputs))
+        fit = _measure(graph, table, batches, output, kept, threads)
+        if evaluator is None or budget.shortfall(fit.quality) is not None:
+            return fit
+        return replace(fit, drops=evaluator.drops(fit.graph))
+
+    fit = measured(())
+    if budget.shortfall(fit.quality, fit.drops) is None:
         return fit
     noises = linear_noises(
         graph,
@@ -109,23 +143,40 @@ def fit_budget(
         threads=threads,
         on_progress=on_progress,
     )
-    share, before = 1.0, 0
+    return _search(fit, noises, budget, measured)
+
+
+def _search(
+    fit: Fit,
+    noises: Sequence[LinearNoise],
+    budget: Budget,
+    measured: Callable[[Sequence[LinearNoise]], Fit],
+) -> Fit:
+    """Leave more and more linears in float until the budget is met."""
+    share = 1.0
+    chosen: tuple[LinearNoise, ...] = ()
+    tried = [(fit, 0)]
     for _ in range(_ROUNDS):
-        share *= budget.allowed_share(fit.quality)
-        chosen = choose_float(noises, share, at_least=before + 1)
+        share *= budget.allowed_share(fit.quality, fit.drops)
+        chosen = choose_float(noises, share, at_least=len(chosen) + 1)
         if len(chosen) == len(noises):
             break
-        before = len(chosen)
-        outputs = tuple(item.linear.output for item in chosen)
-        kept = replace(policy, keep_float=(*policy.keep_float, *outputs))
-        fit = _measure(graph, table, batches, output, kept, threads)
-        if budget.shortfall(fit.quality) is None:
+        fit = measured(chosen)
+        tried.append((fit, len(chosen)))
+        if budget.shortfall(fit.quality, fit.drops) is None:
             return replace(fit, plan=_explained(fit.plan, chosen, noises))
+    closest, kept = min(reversed(tried), key=lambda item: _excess(budget, item[0]))
     raise CalibrationError(
-        f"accuracy budget: {budget.shortfall(fit.quality)} with {before} of {len(noises)} linears "
-        f"left in float, and leaving out {len(chosen)} is the next choice; calibrate on more text "
-        "like yours, ask for less, or use fp16 or fp32"
+        f"accuracy budget: {budget.shortfall(closest.quality, closest.drops)} with {kept} of "
+        f"{len(noises)} linears left in float, the closest of {len(tried)} choices; calibrate on "
+        "more text like yours, ask for less, or use fp16 or fp32"
     )
+
+
+def _excess(budget: Budget, fit: Fit) -> tuple[bool, float]:
+    """How far a choice is from the budget; those whose metrics were not measured come last."""
+    over = [item.drop - budget.max_drop.get(item.metric, np.inf) for item in fit.drops]
+    return bool(budget.max_drop) and not fit.drops, max(over, default=0.0)
 
 
 def choose_float(

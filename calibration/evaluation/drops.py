@@ -11,7 +11,7 @@ from ...engines.text.pipeline import text_pipeline
 from ...engines.text.task import TaskSpec
 from ...graph.model import Graph
 from ..metrics.base import Metric
-from ..metrics.bootstrap import paired_bootstrap
+from ..metrics.paired import drop_interval
 from ..metrics.table import METRICS, POINTS
 from .answers import Progress, answer_all
 from .examples import Examples
@@ -62,13 +62,13 @@ def _drop(
 ) -> MetricDrop:
     before = metric.rows(reference, examples.expected)
     after = metric.rows(candidate, examples.expected)
-    low, high = paired_bootstrap(metric, before, after)
+    found = drop_interval(metric, before, after)
     return MetricDrop(
         metric=metric.name,
         title=metric.title,
         reference=POINTS * metric.value(before),
         candidate=POINTS * metric.value(after),
-        interval=(POINTS * low, POINTS * high),
+        interval=(POINTS * found.low, POINTS * found.high),
         examples=len(examples.expected),
     )
 
