@@ -109,8 +109,9 @@ class _Choice:
     def _constants(self, form: ir.Graph) -> dict[ir.Value | None, ir.Value]:
         outer: dict[ir.Value | None, ir.Value] = {}
         for name, value in form.initializers.items():
-            tensor, known = value.const_value, self._graph.initializers.get(name)
+            tensor = value.const_value
             assert tensor is not None
+            known = self._graph.initializers.get(name)
             if known is None or known.const_value is not tensor:
                 known = initializer_of(self._graph, f"{self._name}/{name}", tensor)
             outer[value] = known

@@ -33,9 +33,10 @@ def noise(expected, got):
     return error / sum(np.square(a.astype(float)).sum() for a in expected)
 
 
-@pytest.mark.parametrize("method", ["auto", "absmax"])
+# Smoothing goes into a norm there and into a Mul here, so sums are rounded another way.
+@pytest.mark.parametrize(("method", "relative"), [("auto", 1e-5), ("absmax", 1e-12)])
 def test_switched_linear_answers_like_a_graph_in_which_it_alone_is_int8(
-    graph, tokenize, held, method
+    graph, tokenize, held, method, relative
 ):
     table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, method=method)
     expected = answers(graph, held)
@@ -45,7 +46,7 @@ def test_switched_linear_answers_like_a_graph_in_which_it_alone_is_int8(
     for item in found:
         others = tuple(linear.output for linear in linears if linear != item.linear)
         alone = PassPipeline(table.passes(QuantPolicy(keep_float=others))).run(graph)
-        assert item.noise == pytest.approx(noise(expected, answers(alone, held)), rel=1e-6)
+        assert item.noise == pytest.approx(noise(expected, answers(alone, held)), rel=relative)
         assert item.noise > 1e-5
 
 
