@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..graph.tensors import Array, Feeds
+from .bootstrap import Interval, interval, resamples
 from .data import Batch
 
 _PERFECT_DB = 150.0
@@ -35,6 +36,9 @@ class Quality:
         cosine_mean: mean cosine of the output vectors (the last axis).
         cosine_min: smallest cosine.
         worst: index of the text with the smallest cosine.
+        sqnr_interval: where the ratio lies with 95 % confidence for other texts like these; None
+            for a single text.
+        cosine_interval: likewise of the mean cosine.
     """
 
     texts: int
@@ -42,6 +46,8 @@ class Quality:
     cosine_mean: float
     cosine_min: float
     worst: int
+    sqnr_interval: Interval | None = None
+    cosine_interval: Interval | None = None
 
 
 def measure_quality(
@@ -59,32 +65,69 @@ def measure_quality(
         CalibrationError: when there are no batches, or an output has another shape or is not
             finite.
     """
-    signal = noise = 0.0
-    cosines: list[NDArray[np.float64]] = []
-    worst: list[tuple[float, int]] = []
-    for batch in batches:
-        expected = _rows(reference, batch, output)
-        got = _rows(candidate, batch, output)
-        if expected.shape != got.shape:
-            raise CalibrationError(
-                f"output {output!r}: reference has shape {expected.shape}, candidate {got.shape}"
-            )
-        signal += float(np.square(expected).sum())
-        noise += float(np.square(expected - got).sum())
-        cosine = _cosine(expected, got)
-        cosines.append(cosine.ravel())
-        lowest = cosine.reshape(len(batch.indices), -1).min(axis=1)
-        worst.append((float(lowest.min()), batch.indices[int(lowest.argmin())]))
-    if not cosines:
+    found = [_compare(reference, candidate, batch, output) for batch in batches]
+    if not found:
         raise CalibrationError("quality: expected at least one batch of texts, got none")
-    every = np.concatenate(cosines)
-    return Quality(
-        texts=sum(len(batch.indices) for batch in batches),
-        sqnr_db=_decibel(signal, noise),
-        cosine_mean=float(every.mean()),
-        cosine_min=float(every.min()),
-        worst=min(worst)[1],
+    return _quality(np.concatenate([item.sums for item in found], axis=1), found)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One batch.
+
+    Attributes:
+        sums: for each text its signal, noise, sum of cosines and number of vectors,
+            ``[4, texts]``.
+        least: smallest cosine.
+        worst: index of its text.
+    """
+
+    sums: NDArray[np.float64]
+    least: float
+    worst: int
+
+
+def _compare(reference: Runnable, candidate: Runnable, batch: Batch, output: str) -> _Compared:
+    expected = _rows(reference, batch, output)
+    got = _rows(candidate, batch, output)
+    if expected.shape != got.shape:
+        raise CalibrationError(
+            f"output {output!r}: reference has shape {expected.shape}, candidate {got.shape}"
+        )
+    cosine = _cosine(expected, got)
+    lowest = cosine.min(axis=1)
+    sums = (
+        np.square(expected).sum(axis=(1, 2)),
+        np.square(expected - got).sum(axis=(1, 2)),
+        cosine.sum(axis=1),
+        np.full(len(cosine), cosine.shape[1], np.float64),
     )
+    return _Compared(np.stack(sums), float(lowest.min()), batch.indices[int(lowest.argmin())])
+
+
+def _quality(sums: NDArray[np.float64], found: Sequence[_Compared]) -> Quality:
+    texts = sums.shape[1]
+    ratio, mean = _figures(sums.sum(axis=1))
+    intervals: list[Interval | None] = [None, None]
+    if texts > 1:
+        draws = resamples(texts)
+        intervals = [interval(f) for f in _figures(np.stack([s[draws].sum(axis=1) for s in sums]))]
+    least = min(found, key=lambda item: (item.least, item.worst))
+    return Quality(
+        texts=texts,
+        sqnr_db=float(ratio),
+        cosine_mean=float(mean),
+        cosine_min=least.least,
+        worst=least.worst,
+        sqnr_interval=intervals[0],
+        cosine_interval=intervals[1],
+    )
+
+
+def _figures(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """SQNR in decibel and mean cosine of sums ``[4, ...]``."""
+    signal, noise, cosines, vectors = sums
+    return _decibel(signal, noise), cosines / vectors
 
 
 def _rows(runnable: Runnable, batch: Batch, output: str) -> NDArray[np.float64]:
@@ -104,9 +147,8 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
     return np.asarray(np.clip(cosine, -1.0, 1.0))
 
 
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return _PERFECT_DB
-    if signal == 0.0:
-        return -_PERFECT_DB
-    return float(min(_PERFECT_DB, 10.0 * np.log10(signal / noise)))
+def _decibel(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.minimum(_PERFECT_DB, 10.0 * np.log10(signal / noise))
+    silent = np.where(signal == 0.0, -_PERFECT_DB, ratio)
+    return np.asarray(np.where(noise == 0.0, _PERFECT_DB, silent))

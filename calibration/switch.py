@@ -93,17 +93,16 @@ class _Choice:
         """The INT8 form as a subgraph; its constants move into the graph around it."""
         outer = self._constants(form)
         read = {value.name: value for value in _read(self._node)}
-        outer |= {value: read[value.name] for value in form.inputs}
+        outer.update((value, read[value.name]) for value in form.inputs)
         nodes, outputs = tuple(form), tuple(form.outputs)
         form.outputs.clear()
         form.remove(nodes)
         for node in nodes:
             node.name = f"{self._name}/{node.name}"
-            for value in node.outputs:
-                value.name = f"{self._name}/{value.name}"
             for at, value in enumerate(node.inputs):
-                if value in outer:
-                    node.replace_input_with(at, outer[value])
+                node.replace_input_with(at, outer.get(value, value))
+            for output in node.outputs:
+                output.name = f"{self._name}/{output.name}"
         return ir.Graph((), outputs, nodes=nodes, name=f"{self._name}/int8")
 
     def _constants(self, form: ir.Graph) -> dict[ir.Value | None, ir.Value]:

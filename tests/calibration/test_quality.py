@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fuselage.calibration.bootstrap import Interval
 from fuselage.calibration.data import Batch
 from fuselage.calibration.quality import measure_quality
 from fuselage.errors import CalibrationError
@@ -49,6 +50,39 @@ def test_every_token_counts():
     candidate = Fixed([[[1, 0], [0, 1]]])
     found = measure_quality(reference, candidate, batches((0,)), output="out")
     assert (found.cosine_mean, found.cosine_min) == (0.5, 0.0)
+
+
+def test_intervals_hold_the_figures_and_narrow_with_more_texts():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(400, 16))
+    reference, candidate = Fixed(rows), Fixed(rows + 0.1 * rng.normal(size=rows.shape))
+
+    def found(texts):
+        return measure_quality(reference, candidate, batches(tuple(range(texts))), output="out")
+
+    few, many = found(20), found(400)
+    for quality in (few, many):
+        assert quality.sqnr_interval.low < quality.sqnr_db < quality.sqnr_interval.high
+        assert quality.cosine_interval.low < quality.cosine_mean < quality.cosine_interval.high
+    width = [found.sqnr_interval.high - found.sqnr_interval.low for found in (few, many)]
+    assert width[1] == pytest.approx(width[0] / np.sqrt(20), rel=0.35)
+    cosines = 1 - np.square(rows - candidate.rows).sum(1) / np.square(rows).sum(1) / 2
+    half = 1.96 * cosines.std() / 20
+    assert many.cosine_interval.high - many.cosine_interval.low == pytest.approx(2 * half, rel=0.2)
+    assert found(400) == many
+
+
+def test_a_text_is_drawn_with_all_its_vectors():
+    rows = np.array([[[1, 0]] * 3, [[0, 1]] * 3], np.float32)
+    other = rows.copy()
+    other[0] = [0, 1]
+    found = measure_quality(Fixed(rows), Fixed(other), batches((0, 1)), output="out")
+    assert (found.cosine_mean, found.cosine_interval) == (0.5, Interval(0.0, 1.0))
+
+
+def test_one_text_has_no_interval():
+    found = measure_quality(Fixed([[1, 2]]), Fixed([[1, 3]]), batches((0,)), output="out")
+    assert (found.sqnr_interval, found.cosine_interval) == (None, None)
 
 
 @pytest.mark.parametrize(
