@@ -13,7 +13,7 @@ Importing fuselage imports neither torch nor any engine; each verb imports what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +36,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .calibration.data import CalibrationSet
+    from .calibration.evaluation.records import EvaluationFile
     from .engines.base import Engine
     from .engines.bundle import Bundle
     from .engines.text.runtime import TextRuntime
@@ -75,6 +76,8 @@ def build(
     texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
     min_sqnr: float | None = None,
     min_cosine: float | None = None,
+    evaluation: str | Path | EvaluationFile | None = None,
+    max_drop: Mapping[str, float] | None = None,
     weights: Literal["pretrained", "random"] = "pretrained",
     revision: str | None = None,
     shapes: str | None = None,
@@ -98,6 +101,10 @@ def build(
         min_sqnr: for int8: linears go back to float, the most harmful for its size first, until
             held-out text has this ratio of signal to noise, in decibel.
         min_cosine: the same with the least cosine of an answer to the float one.
+        evaluation: for int8: file of examples with what the model should answer; the report says
+            what is lost on them.
+        max_drop: the same with the points of 100 that a metric may lose on them, for example
+            ``{"spearman": 0.1}``.
         weights: ``random`` for the architecture with seeded random weights.
         revision: branch, tag or commit of a hub id.
         shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
@@ -112,11 +119,14 @@ def build(
         FuselageError: see `fuselage.errors`; nothing half-written is left.
     """
     from .calibration.data import CalibrationSet
+    from .calibration.evaluation.records import EvaluationFile
     from .compiler.pipeline import run_build
     from .compiler.recipe import Request
 
     if texts is not None and not isinstance(texts, CalibrationSet):
         texts = CalibrationSet.from_texts(texts)
+    if isinstance(evaluation, str | Path):
+        evaluation = EvaluationFile.read(evaluation)
     request = Request(
         model=model,
         out=Path(out),
@@ -126,6 +136,8 @@ def build(
         texts=texts,
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
+        evaluation=evaluation,
+        max_drop=dict(max_drop or {}),
         weights=weights,
         revision=revision,
         shapes=shapes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..calibration.metrics.table import check_max_drop
 from ..engines.bundle import Bundle, BundleWriter
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
@@ -111,11 +112,26 @@ def _check_options(request: Request, assignment: Assignment) -> None:
             f"accuracy budget: precision {request.precision!r} has no INT8 layers to leave in "
             "float; leave --min-sqnr and --min-cosine out, or ask for int8"
         )
+    _check_evaluation(request, "int8" in targets.values())
     if request.compute_capabilities and not targets.keys() & _PLANNED:
         raise BuildError(
             f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "
             f"{' or '.join(sorted(_PLANNED))}, this build is for {', '.join(targets)}; leave them "
             "out, or add a target"
+        )
+
+
+def _check_evaluation(request: Request, is_int8: bool) -> None:
+    check_max_drop(request.max_drop)
+    if request.max_drop and request.evaluation is None:
+        raise BuildError(
+            f"--max-drop {', '.join(request.max_drop)}: expected examples to measure it with; give "
+            "--eval FILE"
+        )
+    if request.evaluation is not None and not is_int8:
+        raise BuildError(
+            f"--eval {request.evaluation.source}: precision {request.precision!r} has no INT8 "
+            "layers to evaluate; leave it out, or ask for int8"
         )
 
 

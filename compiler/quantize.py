@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..calibration.budget import Budget, fit_budget
 from ..calibration.data import CalibrationSet, default_corpus, tokenize_with
+from ..calibration.evaluation.drops import Evaluator, MetricDrop
+from ..calibration.evaluation.examples import Examples
 from ..calibration.quality import Quality
 from ..calibration.run import calibrate
 from ..calibration.table import CalibrationTable
@@ -17,6 +19,7 @@ from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
+from .evaluation import Accuracy
 from .progress import Journal
 
 _HELD_OUT = 64
@@ -34,12 +37,14 @@ class Quantized:
         plan: the GEMMs that are INT8 and why others are not.
         table: their ranges.
         quality: damage on texts that were not calibrated with; None with fewer than two texts.
+        accuracy: what is lost on the user's examples; None without any.
     """
 
     graph: Graph
     plan: QuantPlan
     table: CalibrationTable
     quality: Quality | None
+    accuracy: Accuracy | None = None
 
 
 def quantize(
@@ -50,6 +55,7 @@ def quantize(
     journal: Journal,
     *,
     budget: Budget | None = None,
+    examples: Examples | None = None,
     threads: int = 0,
 ) -> Quantized:
     """Calibrate and insert Q/DQ.
@@ -60,7 +66,8 @@ def quantize(
         spec: the task.
         texts: the user's texts; None takes the corpus that ships with fuselage and says so.
         journal: gets the stages and a note about the corpus.
-        budget: damage that is allowed on held-out text; None for any.
+        budget: damage that is allowed on held-out text and on the examples; None for any.
+        examples: of the user, to evaluate the float and the INT8 graph with.
         threads: CPU threads, 0 for all physical cores.
 
     Raises:
@@ -74,6 +81,7 @@ def quantize(
         table = calibrate(
             graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
         )
+    evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
     if held_out is None:
         if budget != Budget():
             raise CalibrationError(
@@ -82,6 +90,7 @@ def quantize(
             )
         quantized = PassPipeline(table.passes()).run(graph)
         plan, quality = QuantPolicy().plan(graph.model), None
+        drops = () if evaluator is None else evaluator.drops(quantized)
     else:
         with journal.stage("measure INT8 on held-out text"):
             fit = fit_budget(
@@ -90,14 +99,50 @@ def quantize(
                 held_out.batches(tokenize, graph.inputs),
                 budget,
                 output=graph.outputs[0].name,
+                evaluator=evaluator,
                 threads=threads,
                 on_progress=journal.listener.advanced,
             )
-        quantized, plan, quality = fit.graph, fit.plan, fit.quality
+        quantized, plan, quality, drops = fit.graph, fit.plan, fit.quality, fit.drops
     journal.records += quantized.history[len(graph.history) :]
     for found in lint_qdq(quantized.model):
         journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
-    return Quantized(graph=quantized, plan=plan, table=table, quality=quality)
+    accuracy = None if examples is None else _accuracy(examples, drops, budget, journal)
+    return Quantized(graph=quantized, plan=plan, table=table, quality=quality, accuracy=accuracy)
+
+
+def _evaluator(
+    graph: Graph,
+    tokenizer: Path,
+    spec: TaskSpec,
+    examples: Examples | None,
+    journal: Journal,
+    threads: int,
+) -> Evaluator | None:
+    """Answers of the float graph to the user's examples; None without any."""
+    if examples is None:
+        return None
+    with journal.stage("evaluate the float model"):
+        return Evaluator(
+            graph,
+            tokenizer,
+            spec,
+            examples,
+            threads=threads,
+            on_progress=journal.listener.advanced,
+        )
+
+
+def _accuracy(
+    examples: Examples, drops: tuple[MetricDrop, ...], budget: Budget, journal: Journal
+) -> Accuracy:
+    """What was lost, with a note where the examples are too few to tell."""
+    accuracy = Accuracy(
+        drops=drops, source=examples.source, digest=examples.digest, max_drop=budget.max_drop
+    )
+    for line in accuracy.notes():
+        journal.note(line)
+    return accuracy
 
 
 def _chosen(texts: CalibrationSet | None, journal: Journal) -> CalibrationSet:

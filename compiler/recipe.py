@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..calibration.data import CalibrationSet
+from ..calibration.evaluation.records import EvaluationFile
 from ..engines import host
 from ..engines.bundle import Bundle
 from ..errors import BuildError, BundleError
@@ -40,6 +41,8 @@ class Request:
         min_sqnr: INT8 linears go back to float until held-out text has this ratio of signal to
             noise, in decibel; None for all in INT8.
         min_cosine: the same with the least cosine of an answer.
+        evaluation: examples with what the model should answer.
+        max_drop: the same with the points of 100 that a metric may lose on them, by its name.
         weights: ``pretrained`` or ``random``.
         revision: of a hub id.
         shapes: profile as text, ``batch=1:8:64,sequence=1:128:256``; None derives it.
@@ -58,6 +61,8 @@ class Request:
     texts: CalibrationSet | None = field(default=None, repr=False)
     min_sqnr: float | None = None
     min_cosine: float | None = None
+    evaluation: EvaluationFile | None = field(default=None, repr=False)
+    max_drop: Mapping[str, float] = field(default_factory=dict)
     weights: Literal["pretrained", "random"] = "pretrained"
     revision: str | None = None
     shapes: str | None = None
@@ -82,7 +87,12 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "compute_capabilities": list(request.compute_capabilities),
         "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
-        "budget": {"min_sqnr": request.min_sqnr, "min_cosine": request.min_cosine},
+        "evaluation": None if request.evaluation is None else request.evaluation.digest,
+        "budget": {
+            "min_sqnr": request.min_sqnr,
+            "min_cosine": request.min_cosine,
+            "max_drop": dict(request.max_drop),
+        },
         "versions": host.package_versions(packages),
         "code": code_digest(),
         "cpu": list(host.cpu().flags) if "ort-cpu" in targets else [],

@@ -120,6 +120,7 @@ def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]
         "cosine_mean": None if quality is None else quality.cosine_mean,
         "cosine_min": None if quality is None else quality.cosine_min,
         "held_out_texts": 0 if quality is None else quality.texts,
+        "accuracy": [] if quantized.accuracy is None else quantized.accuracy.facts(),
         "kept_float": [{"node": refusal.node, "reason": refusal.reason} for refusal in kept],
     }
 

@@ -25,6 +25,7 @@ from ..passes.base import Pass
 from ..passes.costs import CostTable
 from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
+from .evaluation import check_examples, examples_for
 from .export import Exported, export
 from .fusion import count_fusions
 from .latency import measure_latency
@@ -69,6 +70,7 @@ class Build:
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns the report."""
+        check_examples(self.request, self.source)
         exported = self._export()
         spec = exported.task_spec
         canonical = self._canonicalise(exported)
@@ -171,7 +173,12 @@ class Build:
             spec,
             self.request.texts,
             self.journal,
-            budget=Budget(min_sqnr_db=self.request.min_sqnr, min_cosine=self.request.min_cosine),
+            budget=Budget(
+                min_sqnr_db=self.request.min_sqnr,
+                min_cosine=self.request.min_cosine,
+                max_drop=self.request.max_drop,
+            ),
+            examples=examples_for(self.request.evaluation, self.request.max_drop, spec),
             threads=self.request.threads,
         )
         quantized.table.save(self.writer.path(CALIBRATION))

@@ -9,13 +9,18 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from ...calibration.evaluation.records import EvaluationFile, parse_columns
+from ...calibration.metrics.table import parse_max_drop
 from ...errors import CalibrationError
 from ..pipeline import Outcome, run_build
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
 from .options import (
     Costs,
+    Evaluation,
+    EvaluationColumns,
     Json,
+    MaxDrop,
     MinCosine,
     MinSqnr,
     Quiet,
@@ -42,6 +47,9 @@ def build(
     text_limit: TextLimit = None,
     min_sqnr: MinSqnr = None,
     min_cosine: MinCosine = None,
+    evaluation: Evaluation = None,
+    evaluation_column: EvaluationColumns = None,
+    max_drop: MaxDrop = None,
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     shapes: Annotated[
@@ -72,6 +80,8 @@ def build(
         texts=_texts(text, text_column, text_limit),
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
+        evaluation=_evaluation(evaluation, evaluation_column),
+        max_drop=parse_max_drop(max_drop or ()),
         weights=cast(Literal["pretrained", "random"], weights),
         revision=revision,
         shapes=shapes,
@@ -107,6 +117,14 @@ def _texts(files: list[Path] | None, columns: list[str] | None, limit: int | Non
         option = "--text-column" if columns else "--text-limit"
         raise CalibrationError(f"{option} tells how to read --text FILE, which was not given")
     return CalibrationSet.from_files(files, columns=columns or (), limit=limit or DEFAULT_LIMIT)
+
+
+def _evaluation(file: Path | None, columns: list[str] | None) -> EvaluationFile | None:
+    if file is not None:
+        return EvaluationFile.read(file, parse_columns(columns or []))
+    if columns:
+        raise CalibrationError("--eval-column tells how to read --eval FILE, which was not given")
+    return None
 
 
 def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:

@@ -54,6 +54,32 @@ MinCosine = Annotated[
         help="Leave INT8 layers in float until no answer has a smaller cosine to the float one.",
     ),
 ]
+Evaluation = Annotated[
+    Path | None,
+    typer.Option(
+        "--eval",
+        metavar="FILE",
+        help="Examples with what the model should answer, to measure what INT8 loses: .jsonl, "
+        ".csv, .tsv, .parquet or .arrow.",
+    ),
+]
+EvaluationColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--eval-column",
+        metavar="ROLE=NAME",
+        help="Column of --eval, for example score=gold. Default: by its usual names. Repeatable.",
+    ),
+]
+MaxDrop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max-drop",
+        metavar="METRIC=POINTS",
+        help="Leave INT8 layers in float until the metric on --eval loses no more points of 100, "
+        "for example spearman=0.1. Repeatable.",
+    ),
+]
 Costs = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Cost table of fuselage tune. Default: the shipped one."),
