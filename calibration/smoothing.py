@@ -60,6 +60,11 @@ class Smoothing:
         steps = np.rint(shift / float(QuantParams.symmetric(amax).scale)).astype(np.int32)
         return replace(self, amax=amax, steps=steps)
 
+    def with_amax(self, amax: float) -> Smoothing:
+        """The same codes with another step: the scale takes the difference."""
+        scale = _rounded(self.scale.astype(np.float64) * (self.amax / amax))
+        return replace(self, scale=scale, amax=amax)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Smoothing):
             return NotImplemented

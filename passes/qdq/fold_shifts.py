@@ -43,7 +43,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     add = producer(x, "Add")
     if x is None or add is None or len(x.uses()) != 1 or x.is_graph_output():
         return False
-    shift, step = scalar_of(add.inputs[1]), scalar_of(node.inputs[1])
+    shift, step = _shift_of(add.inputs[1]), scalar_of(node.inputs[1])
     zero = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if shift is None or step is None or zero is None or zero.dtype != np.uint8 or zero.size != 1:
         return False
@@ -60,3 +60,11 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     graph.remove(add, safe=True)
     drop_unread(graph, constant)
     return True
+
+
+def _shift_of(constant: ir.Value | None) -> float | None:
+    """The one number that is added to every channel, or None."""
+    array = array_of(constant)
+    if array is None or array.ndim > 1 or array.size == 0 or (array != array.flat[0]).any():
+        return None
+    return float(array.flat[0])

@@ -109,7 +109,6 @@ class _Smoother:
         self._name = str(x.name)
         self._readers = readers
         self._scale, self._shift = transform.scale, transform.shift
-        self._uniform = transform.is_uniform
 
     def apply(self, site: Site) -> None:
         if site.norm is not None:
@@ -178,10 +177,8 @@ class _Smoother:
             "Mul", self._x, self._constant("inverse_scale", np.reciprocal(self._scale))
         )
         if self._shift.any():
-            # One number becomes a zero point on the CPU; a vector is an Add there.
-            shift = self._shift[:1] if self._uniform else self._shift
             x.name = f"{self._name}/scaled"
-            x = self._behind("Add", x, self._constant("shift", -shift))
+            x = self._behind("Add", x, self._constant("shift", -self._shift))
         x.name = smoothed_name(self._name)
         for reader in self._readers:
             reader.replace_input_with(0, x)

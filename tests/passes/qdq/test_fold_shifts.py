@@ -25,8 +25,9 @@ def shifted(parse, shift, step=0.1):
     return parse(SHIFTED, constants)
 
 
-def test_whole_steps_in_front_become_part_of_the_zero_point(parse, run):
-    model = shifted(parse, [np.float32(-90) * np.float32(0.1)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_whole_steps_in_front_become_part_of_the_zero_point(parse, run, channels):
+    model = shifted(parse, [np.float32(-90) * np.float32(0.1)] * channels)
     x = np.random.default_rng(0).uniform(-12, 30, (2, 5, 4)).astype(np.float32)
     (before,) = run(model, {"x": x})
     LowerActivationsUint8()(model)
