@@ -130,10 +130,20 @@ def _open(model: ir.Model, threads: int, fast: bool) -> tuple[Any, list[Any]]:
         # The session lives for one pass: repacking would hold a second copy of every weight.
         options.add_session_config_entry("session.disable_prepacking", "1")
     detached = detach_weights(model)
-    weights = [ort.OrtValue.ortvalue_from_numpy(array) for array in detached.weights.values()]
+    weights = [_ort_value(array) for array in detached.weights.values()]
     options.add_external_initializers(list(detached.weights), weights)
     try:
         session = ort.InferenceSession(detached.graph, options, ["CPUExecutionProvider"])
     except Exception as error:  # each ONNX Runtime status is its own subclass of Exception
         raise CalibrationError(f"ONNX Runtime refuses the graph: {message(error)}") from error
     return session, weights
+
+
+def _ort_value(array: Array) -> Any:
+    """A value that views the array; numpy alone has no FP8, so its type is told."""
+    import onnxruntime as ort
+
+    if array.dtype.isbuiltin == 1:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    dtype = int(ir.DataType.from_numpy(array.dtype))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, dtype)
