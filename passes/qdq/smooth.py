@@ -54,14 +54,16 @@ class SmoothActivations(Pass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         plan = self.policy.plan(model)
-        values = ir.convenience.create_value_mapping(model.graph)
         groups = _groups(model.graph, plan)
         chosen = [name for name in plan.activations if name in self.transforms]
         for name in chosen:
             transform = self.transforms[name]
-            site = find_site(values[name], groups[name])
+            # An earlier shift may have put the Add of a bias between a linear and its readers.
+            x = groups[name][0].inputs[0]
+            assert x is not None
+            site = find_site(x, groups[name])
             _check(name, transform, site, weight_of(groups[name][0]).shape[0])
-            _Smoother(model.graph, values[name], groups[name], transform).apply(site)
+            _Smoother(model.graph, x, groups[name], transform).apply(site)
         return result(model, len(chosen))
 
 

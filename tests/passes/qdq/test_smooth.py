@@ -160,6 +160,16 @@ def test_what_stands_in_front_takes_it_where_it_can(parse, run, text, shift, add
     assert sorted(ops(model)) == sorted(before + added)
 
 
+def test_a_linear_in_front_may_have_been_shifted_itself(parse, run):
+    model = parse(
+        HEAD + "g (float[m, s, 32] x) => (float[m, s, 24] y)"
+        " { a = Gelu(x) h = MatMul(a, w1) y = MatMul(h, w) }",
+        arrays(w1=(32, 48), w=(48, 24)),
+    )
+    check_same(model, run, {"a": transform(32, "uniform"), "h": transform(48, "channel")})
+    assert ops(model) == ["Gelu", "Mul", "Add", "MatMul", "Add", "MatMul", "Add"]
+
+
 @pytest.mark.parametrize("form", ["Gemm <transB = 1, alpha = 0.5> (a, w, c)", "Gemm(a, w)"])
 def test_gemm_takes_the_bias(parse, run, form):
     turned = "transB" in form
