@@ -11,7 +11,7 @@ import numpy as np
 from ..engines.text.encoder import TextEncoder
 from .data import CalibrationSet
 from .samples import Sample, TokenIds
-from .tokenization import tokenize_with
+from .tokenization import id_limit, tokenize_with
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def survey(data: CalibrationSet, encoder: TextEncoder) -> Survey:
         CalibrationError: when the tokenizer cannot take a sample.
     """
     tokenize = tokenize_with(encoder)
-    used = np.zeros(encoder.tokenizer.get_vocab_size(with_added_tokens=True), np.bool_)
+    used = np.zeros(id_limit(encoder), np.bool_)
     lengths: list[int] = []
     cut = 0
     for samples in _chunks(data.texts):
@@ -119,6 +119,7 @@ def survey(data: CalibrationSet, encoder: TextEncoder) -> Survey:
             lengths.append(len(row.ids))
             used[row.ids] = True
             cut += len(row.ids) == encoder.max_tokens and bool(row.overflowing)
+    vocabulary = encoder.tokenizer.get_vocab_size(with_added_tokens=True)
     unknown_share, characters_a_token = _spelling(data.texts, encoder)
     return Survey(
         source=data.source,
@@ -132,8 +133,8 @@ def survey(data: CalibrationSet, encoder: TextEncoder) -> Survey:
         median=int(np.median(lengths)),
         longest=max(lengths),
         cut=cut,
-        vocabulary=used.size,
-        vocabulary_share=round(float(used.mean()), 4),
+        vocabulary=vocabulary,
+        vocabulary_share=round(int(used.sum()) / vocabulary, 4),
         unknown_share=round(unknown_share, 4),
         characters_a_token=round(characters_a_token, 2),
     )

@@ -74,7 +74,7 @@ def tokenize_with(encoder: TextEncoder) -> Tokenize:
             the vocabulary.
     """
     prompt = encoder.spec.prompts.get(encoder.spec.default_prompt or "", "")
-    vocabulary = encoder.tokenizer.get_vocab_size(with_added_tokens=True)
+    limit = id_limit(encoder)
 
     def tokenize(texts: Sequence[Sample]) -> Sequence[Encoding]:
         plain = [_prompted(text, prompt, encoder) for text in texts if _is_text(text)]
@@ -82,11 +82,16 @@ def tokenize_with(encoder: TextEncoder) -> Tokenize:
             warnings.simplefilter("ignore", TruncationWarning)
             encoded = iter(encoder.encode(plain).encodings if plain else ())
         return [
-            _row(text, vocabulary, encoder) if isinstance(text, TokenIds) else next(encoded)
+            _row(text, limit, encoder) if isinstance(text, TokenIds) else next(encoded)
             for text in texts
         ]
 
     return tokenize
+
+
+def id_limit(encoder: TextEncoder) -> int:
+    """One more than the largest id; more than the size of a vocabulary that leaves ids out."""
+    return max(encoder.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def _is_text(sample: Sample) -> TypeGuard[Text]:
@@ -104,13 +109,13 @@ def _prompted(text: Text, prompt: str, encoder: TextEncoder) -> Text:
     return text
 
 
-def _row(sample: TokenIds, vocabulary: int, encoder: TextEncoder) -> TokenRow:
-    if max(sample.ids) >= vocabulary:
+def _row(sample: TokenIds, limit: int, encoder: TextEncoder) -> TokenRow:
+    if max(sample.ids) >= limit:
         raise CalibrationError(
-            f"token ids: expected ids below {vocabulary}, the size of the vocabulary, got "
+            f"token ids: expected ids below {limit}, where the vocabulary ends, got "
             f"{max(sample.ids)}; tokenise with the tokenizer of this model"
         )
-    limit = encoder.max_tokens
+    most = encoder.max_tokens
     if encoder.spec.truncation_side == "left":
-        return TokenRow(list(sample.ids[-limit:]), sample.ids[:-limit])
-    return TokenRow(list(sample.ids[:limit]), sample.ids[limit:])
+        return TokenRow(list(sample.ids[-most:]), sample.ids[:-most])
+    return TokenRow(list(sample.ids[:most]), sample.ids[most:])

@@ -170,3 +170,14 @@ def test_token_ids_of_another_vocabulary_are_refused(tmp_path, wordpiece):
     assert tokenize([TokenIds((1999,))])[0].ids == [1999]
     with pytest.raises(CalibrationError, match=r"expected ids below 2000, .* got 2000"):
         tokenize([TokenIds((1, 2000))])
+
+
+def test_a_vocabulary_with_holes_is_counted_by_its_tokens(tmp_path: Path) -> None:
+    words = {"[UNK]": 0, "rain": 3, "snow": 900}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoder = encoder_of(tmp_path, tokenizer)
+    found = survey(CalibrationSet.from_texts(["snow", TokenIds((0, 900))]), encoder)
+    assert (found.vocabulary, found.vocabulary_share) == (3, 0.6667)
+    with pytest.raises(CalibrationError, match="expected ids below 901"):
+        survey(CalibrationSet.from_texts([TokenIds((901,))]), encoder)
