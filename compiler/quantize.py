@@ -16,6 +16,7 @@ from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TaskSpec
 from ..errors import CalibrationError
 from ..graph.model import Graph
+from ..passes.lowering.split_packed_weights import SplitPackedWeights
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
@@ -74,6 +75,7 @@ def quantize(
         CalibrationError: when text or graph give no usable ranges, or the budget cannot be met.
     """
     budget = budget or Budget()
+    canonical, graph = graph, quantizable(graph)
     texts = _chosen(texts, journal)
     data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
     tokenize = tokenize_with(TextEncoder(tokenizer, spec))
@@ -104,11 +106,23 @@ def quantize(
                 on_progress=journal.listener.advanced,
             )
         quantized, plan, quality, drops = fit.graph, fit.plan, fit.quality, fit.drops
-    journal.records += quantized.history[len(graph.history) :]
+    journal.records += quantized.history[len(canonical.history) :]
     for found in lint_qdq(quantized.model):
         journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
     accuracy = None if examples is None else _accuracy(examples, drops, budget, journal)
     return Quantized(graph=quantized, plan=plan, table=table, quality=quality, accuracy=accuracy)
+
+
+def quantizable(graph: Graph) -> Graph:
+    """The graph with a product of its own for each part of packed weights.
+
+    TensorRT moves the cut of a packed Q, K and V to the weight, and runs that product in float;
+    of three INT8 products it makes one again. Smoothing goes into the columns of one part.
+
+    Args:
+        graph: canonical.
+    """
+    return PassPipeline((SplitPackedWeights(),)).run(graph)
 
 
 def _evaluator(
