@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CalibrationError
 from ..passes.base import Pass
 from ..passes.qdq.insert import InsertQdq
-from ..passes.qdq.params import QuantParams
+from ..passes.qdq.params import INT8, QuantParams, Scheme
 from ..passes.qdq.policy import QuantPolicy
 from ..passes.qdq.smooth import SmoothActivations, smoothed_name
 from .outlier import Outlier
@@ -82,11 +82,27 @@ class CalibrationTable:
         }
         transforms = {name: smoothing.transform for name, smoothing in smoothings.items()}
         shifts = {smoothed_name(name): change.shift for name, change in transforms.items()}
-        insert = InsertQdq(self.params(), shifts, policy)
+        insert = InsertQdq(self.params(policy.scheme), shifts, policy)
         return (SmoothActivations(transforms, policy), insert) if transforms else (insert,)
 
-    def params(self) -> dict[str, QuantParams]:
-        """Symmetric INT8 parameters by name of what is quantised.
+    @classmethod
+    def without_ranges(cls, graph_digest: str) -> CalibrationTable:
+        """For what needs none: weights alone are quantised."""
+        return cls(
+            method="none",
+            texts=0,
+            tokens=0,
+            source="",
+            graph_digest=graph_digest,
+            data_digest="",
+            ranges={},
+        )
+
+    def params(self, scheme: Scheme = INT8) -> dict[str, QuantParams]:
+        """Symmetric parameters by name of what is quantised.
+
+        Args:
+            scheme: format of the codes; the ranges are those of any.
 
         Raises:
             CalibrationError: naming the tensor whose range is unusable.
@@ -95,7 +111,7 @@ class CalibrationTable:
         for name, found in self.ranges.items():
             quantized = name if found.smoothing is None else smoothed_name(name)
             try:
-                params[quantized] = QuantParams.symmetric(found.amax)
+                params[quantized] = QuantParams.symmetric(found.amax, scheme=scheme)
             except CalibrationError as error:
                 raise CalibrationError(f"tensor {name!r}: {error}") from error
         return params

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import BuildError
 
@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     # A build with nothing to do assigns precisions too, without onnx.
     from ..passes.presets import Precision
 
-Asked = Literal["auto", "fp32", "fp16", "bf16", "int8"]
-ASKED: tuple[Asked, ...] = ("auto", "fp32", "fp16", "bf16", "int8")
+Asked = Literal["auto", "fp32", "fp16", "bf16", "int8", "int8-weight-only", "fp8"]
+ASKED: tuple[Asked, ...] = get_args(Asked)
+
+CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
+"""Activations have ranges, which come from text."""
+
+QUANTIZED: tuple[Precision, ...] = (*CALIBRATED, "int8-weight-only")
+"""The graph carries Q/DQ."""
+
+_FIRST_FP8 = 89
+_FP8_GPUS = ("SM89", "SM120")
+"""Default compute capabilities of ahead-of-time FP8 plans."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,18 @@ class _Fast:
 _NO_16_BIT = "x86 CPUs emulate 16-bit floats, which is slower than fp32"
 _CUDA = {
     "int8": "the CUDA execution provider has no fast INT8",
+    "int8-weight-only": "its products with int8 weights were not measured",
+    "fp8": "the CUDA execution provider has no FP8 products",
     "bf16": "ONNX Runtime lacks bfloat16 kernels for part of the operators",
 }
-_TENSORRT = _Fast("fp16", ("fp32", "bf16", "int8"), {})
+_NO_FP8 = "CPUs have no FP8 arithmetic"
+_TENSORRT = _Fast("fp16", ("fp32", "bf16", "int8", "int8-weight-only", "fp8"), {})
 _FAST: Mapping[str, _Fast] = {
-    "ort-cpu": _Fast("fp32", ("int8",), {"fp16": _NO_16_BIT, "bf16": _NO_16_BIT}),
+    "ort-cpu": _Fast(
+        "fp32",
+        ("int8", "int8-weight-only"),
+        {"fp16": _NO_16_BIT, "bf16": _NO_16_BIT, "fp8": _NO_FP8},
+    ),
     "ort-cuda": _Fast("fp16", ("fp32",), _CUDA),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": _TENSORRT,
@@ -87,3 +104,31 @@ def assign(targets: tuple[str, ...], asked: str) -> Assignment:
             raise BuildError(f"precision {asked!r}: {reason}; ask for {choices}")
         notes.append(f"{reason}; it is built in {fast.natural} instead")
     return Assignment(precisions, tuple(notes))
+
+
+def gpus_for(target: str, precision: Precision, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The compute capabilities to compile an engine for; empty for the target's default.
+
+    Args:
+        target: name.
+        precision: of the engine.
+        asked: names such as ``SM89``; empty when the user left them out.
+
+    Raises:
+        BuildError: on one that has no FP8, for FP8.
+    """
+    if precision != "fp8" or target not in ("tensorrt", "tensorrt-rtx"):
+        return asked
+    lacking = [name for name in asked if _number(name) < _FIRST_FP8]
+    if lacking:
+        raise BuildError(
+            f"precision 'fp8': {', '.join(lacking)} has no FP8, which came with SM{_FIRST_FP8}; "
+            "leave it out, or ask for int8"
+        )
+    return asked or (_FP8_GPUS if target == "tensorrt-rtx" else ())
+
+
+def _number(name: str) -> int:
+    """89 for ``SM89``; names of another form are left to the backend to refuse."""
+    digits = name.removeprefix("SM")
+    return int(digits) if digits.isdecimal() else _FIRST_FP8

@@ -33,13 +33,14 @@ from .normalize.raise_opset import RaiseOpset
 from .normalize.unflatten_gemm import UnflattenGemm
 from .qdq.fold_shifts import FoldActivationShifts
 from .qdq.fuse_integer_matmul import FuseIntegerMatMul
+from .qdq.gather_codes import GatherCodes
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .rotary.expand_rotary_caches import ExpandRotaryCaches
 from .rotary.fuse_rotary_embedding import FuseRotaryEmbedding
 from .static_cache.lower_cache_dtype import LowerCacheDtype
 from .static_cache.lower_kv_cache import CACHE_LENGTH, LowerKvCache
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weight-only", "fp8"]
 
 CANONICAL: tuple[Pass, ...] = (
     CleanUp(),  # rules assume constants on the right, and neither identities nor functions
@@ -87,7 +88,7 @@ def lowering(
 
     Args:
         target: ``ort-cpu``, ``ort-cuda``, ``tensorrt`` or ``tensorrt-rtx``.
-        precision: of the engine; int8 graphs carry their Q/DQ already.
+        precision: of the engine; quantised graphs carry their Q/DQ already.
         uint8_activations: whether this CPU multiplies uint8 by int8 exactly and fast (x86 with
             VNNI); elsewhere int8 activations stay int8.
         costs: which form of an operator is fastest; None for the table that ships.
@@ -95,7 +96,10 @@ def lowering(
     """
     if target == "ort-cpu" and precision == "int8":
         steps = (LowerActivationsUint8(), FoldActivationShifts(), FuseIntegerMatMul())
-        return steps if uint8_activations else ()
+        return (GatherCodes(), *(steps if uint8_activations else ()))
+    if target == "ort-cpu" and precision == "int8-weight-only":
+        # ONNX Runtime makes MatMulNBits of weights behind DQ, and takes their biases in.
+        return (GatherCodes(),)
     if target == "ort-cpu":
         costs = costs or CostTable.shipped(target)
         chosen = () if costs is None else costs.passes()

@@ -1,4 +1,4 @@
-"""Check a Q/DQ graph against what TensorRT builds as INT8 and what keeps the accuracy.
+"""Check a Q/DQ graph against what TensorRT builds in 8 bits and what keeps the accuracy.
 
 TensorRT refuses some placements and, worse, runs others silently in float or with other numbers.
 Every rule below was measured on TensorRT-RTX 1.7.1, or costs accuracy on MiniLM. Works on graphs
@@ -14,13 +14,19 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 
+_CODES = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN)
 _GEMMS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _SHAPE_ONLY = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast")
 """Operators that leave the values as they are, in another order or float type."""
 
 
-def lint_qdq(model: ir.Model) -> tuple[Refusal, ...]:
+def lint_qdq(model: ir.Model, *, weight_only: bool = False) -> tuple[Refusal, ...]:
     """What is wrong with the Q/DQ nodes of the main graph.
+
+    Args:
+        model: any model.
+        weight_only: whether products of a float activation and a quantised weight are meant: they
+            are computed in float, with weights of a byte an element.
 
     Returns:
         One entry a violation, in graph order: the rule, the node, and what would happen.
@@ -29,17 +35,18 @@ def lint_qdq(model: ir.Model) -> tuple[Refusal, ...]:
     for node in model.graph:
         if node.domain:
             continue
-        found += [Refusal(rule, _name(node), reason) for rule, reason in _check(node)]
+        faults = _check(node, weight_only=weight_only)
+        found += [Refusal(rule, _name(node), reason) for rule, reason in faults]
     return tuple(found)
 
 
-def _check(node: ir.Node) -> Iterator[tuple[str, str]]:
+def _check(node: ir.Node, *, weight_only: bool) -> Iterator[tuple[str, str]]:
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         yield from _check_codes(node)
         yield from _check_scale(node)
         yield from _check_readers(node)
     elif node.op_type in ("MatMul", "Gemm"):
-        yield from _check_operands(node)
+        yield from _check_operands(node, weight_only=weight_only)
 
 
 def _check_codes(node: ir.Node) -> Iterator[tuple[str, str]]:
@@ -57,7 +64,7 @@ def _check_codes(node: ir.Node) -> Iterator[tuple[str, str]]:
             yield "symmetric-int8", "a zero point other than 0 is an error in TensorRT"
     if dtype == ir.DataType.UINT8:
         yield "symmetric-int8", "TensorRT reads uint8 as int8: wrong numbers without an error"
-    elif dtype is not None and dtype != ir.DataType.INT8:
+    elif dtype is not None and dtype not in _CODES:
         yield "symmetric-int8", f"TensorRT has no {dtype.name} here: keep biases in float"
 
 
@@ -95,9 +102,12 @@ def _check_readers(node: ir.Node) -> Iterator[tuple[str, str]]:
             )
 
 
-def _check_operands(node: ir.Node) -> Iterator[tuple[str, str]]:
+def _check_operands(node: ir.Node, *, weight_only: bool) -> Iterator[tuple[str, str]]:
     left, right = (_dequantizer(value) for value in node.inputs[:2])
     if left is None and right is None:
+        return
+    if weight_only and left is None and right is not None and _is_weight(right[0]):
+        yield from _check_weight_axis(node, *right)
         return
     if left is None or right is None:
         side = "left" if right is None else "right"

@@ -4,17 +4,20 @@ import re
 
 import pytest
 
-from fuselage.compiler.precision import ASKED, assign
+from fuselage.compiler.precision import ASKED, assign, gpus_for
 from fuselage.errors import BuildError
 
 TARGETS = ("ort-cpu", "ort-cuda", "tensorrt", "tensorrt-rtx")
 X86 = "x86 CPUs emulate 16-bit floats, which is slower than fp32"
+CPU = "fp32 or int8 or int8-weight-only"
 TABLE = {
     ("ort-cpu", "auto"): "fp32",
     ("ort-cpu", "fp32"): "fp32",
-    ("ort-cpu", "fp16"): f"ort-cpu cannot do fp16 fast: {X86}; ask for fp32 or int8",
-    ("ort-cpu", "bf16"): f"ort-cpu cannot do bf16 fast: {X86}; ask for fp32 or int8",
+    ("ort-cpu", "fp16"): f"ort-cpu cannot do fp16 fast: {X86}; ask for {CPU}",
+    ("ort-cpu", "bf16"): f"ort-cpu cannot do bf16 fast: {X86}; ask for {CPU}",
     ("ort-cpu", "int8"): "int8",
+    ("ort-cpu", "int8-weight-only"): "int8-weight-only",
+    ("ort-cpu", "fp8"): f"ort-cpu cannot do fp8 fast: CPUs have no FP8 arithmetic; ask for {CPU}",
     ("ort-cuda", "auto"): "fp16",
     ("ort-cuda", "fp32"): "fp32",
     ("ort-cuda", "fp16"): "fp16",
@@ -22,9 +25,13 @@ TABLE = {
     "part of the operators; ask for fp16 or fp32",
     ("ort-cuda", "int8"): "ort-cuda cannot do int8 fast: the CUDA execution provider has no fast "
     "INT8; ask for fp16 or fp32",
+    ("ort-cuda", "int8-weight-only"): "ort-cuda cannot do int8-weight-only fast: its products with "
+    "int8 weights were not measured; ask for fp16 or fp32",
+    ("ort-cuda", "fp8"): "ort-cuda cannot do fp8 fast: the CUDA execution provider has no FP8 "
+    "products; ask for fp16 or fp32",
 }
 for flavour in ("tensorrt", "tensorrt-rtx"):
-    for precision in ("fp32", "fp16", "bf16", "int8"):
+    for precision in ("fp32", "fp16", "bf16", "int8", "int8-weight-only", "fp8"):
         TABLE[flavour, precision] = precision
     TABLE[flavour, "auto"] = "fp16"
 
@@ -36,7 +43,7 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize(("target", "asked"), sorted(TABLE))
 def test_one_target_gets_what_was_asked_or_an_error(target: str, asked: str) -> None:
     wanted = TABLE[target, asked]
-    if len(wanted) == 4:
+    if wanted in ASKED:
         assignment = assign((target,), asked)
         assert (dict(assignment.precisions), assignment.notes) == ({target: wanted}, ())
         return
@@ -68,9 +75,23 @@ def test_auto_has_no_notes() -> None:
     assert assign(TARGETS, "auto").notes == ()
 
 
-@pytest.mark.parametrize("asked", ["fp8", "FP16", "", "float16"])
+@pytest.mark.parametrize("asked", ["fp4", "FP16", "", "float16"])
 def test_unknown_precisions_are_refused(asked: str) -> None:
     with pytest.raises(
         BuildError, match=f"precision {asked!r}: expected one of auto, fp32, fp16, bf16, int8"
     ):
         assign(("ort-cpu",), asked)
+
+
+def test_fp8_is_compiled_for_gpus_that_have_it() -> None:
+    assert gpus_for("tensorrt-rtx", "fp8", ()) == ("SM89", "SM120")
+    assert gpus_for("tensorrt-rtx", "fp8", ("SM120",)) == ("SM120",)
+    assert gpus_for("tensorrt", "fp8", ()) == ()
+    assert gpus_for("tensorrt-rtx", "int8", ("SM80",)) == ("SM80",)
+    assert gpus_for("ort-cpu", "fp32", ()) == ()
+
+
+@pytest.mark.parametrize("old", ["SM75", "SM80", "SM86"])
+def test_fp8_is_refused_for_gpus_before_it(old: str) -> None:
+    with pytest.raises(BuildError, match=f"'fp8': {old} has no FP8, which came with SM89; leave"):
+        gpus_for("tensorrt-rtx", "fp8", ("SM89", old))

@@ -64,16 +64,20 @@ RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
             "ort-cpu",
             "int8",
             [
+                "gather-codes",
                 "lower-activations-uint8(weight_bits=8)",
                 "fold-activation-shifts",
                 "fuse-integer-matmul",
             ],
         ),
+        ("ort-cpu", "int8-weight-only", ["gather-codes"]),
         ("ort-cuda", "fp32", []),
         ("ort-cuda", "fp16", HALF),
         ("tensorrt", "fp32", STATIC),
         ("tensorrt", "fp16", RTX),
         ("tensorrt", "int8", RTX),
+        ("tensorrt", "int8-weight-only", RTX),
+        ("tensorrt-rtx", "fp8", RTX),
         ("tensorrt", "bf16", [spec.replace("float16", "bfloat16") for spec in RTX]),
         ("tensorrt-rtx", "fp16", RTX),
     ],
@@ -83,7 +87,8 @@ def test_lowerings_are_pinned(target: str, precision: str, specs: list[str]) -> 
 
 
 def test_activations_stay_int8_without_vnni() -> None:
-    assert lowering("ort-cpu", "int8", uint8_activations=False) == ()
+    steps = lowering("ort-cpu", "int8", uint8_activations=False)
+    assert [step.spec for step in steps] == ["gather-codes"]
 
 
 @pytest.mark.parametrize(("precision", "required"), [("fp16", True), ("bf16", True)])
