@@ -14,7 +14,7 @@ from .reservoir import Keys, Reservoir
 from .statistics import TensorStatistics
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TensorProfile:
     """Extrema, histogram and sample of everything a tensor held. Values merge in any order.
 
@@ -89,6 +89,20 @@ class TensorProfile:
             reservoir=self.reservoir.merge(other.reservoir),
             peak=self.peak.merge(other.peak),
         )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorProfile):
+            return NotImplemented
+        return (
+            (self.statistics, self.peak) == (other.statistics, other.peak)
+            and np.array_equal(self.low, other.low)
+            and np.array_equal(self.high, other.high)
+            and self.histogram == other.histogram
+            and self.reservoir == other.reservoir
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.statistics, self.peak, self.histogram, self.reservoir))
 
 
 def _peak(

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Sequence
 
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
-from .batches import BATCH_TOKENS, Batch
+from .batches import BATCH_TOKENS
+from .collect import Progress, Taps, collect
+from .common_scales import with_common_scales
 from .data import CalibrationSet
 from .estimators import ESTIMATORS, AbsoluteMaximum
 from .profile import TensorProfile
-from .reservoir import Keys, row_keys
+from .profile_store import ProfileStore
 from .search import Choice, Edge, choose, edges_of
-from .session import GraphSession
 from .table import CalibrationTable, TensorRange
 from .tokenization import Tokenize
-
-Progress = Callable[[int, int], None]
-"""Called with (texts done, texts in all) after every batch."""
 
 AUTO = "auto"
 """Smooth, and clip where that helps; other methods are names of estimators."""
@@ -49,6 +44,7 @@ def calibrate(
     method: str = AUTO,
     seed: int = 0,
     threads: int = 0,
+    store: ProfileStore | None = None,
     on_progress: Progress | None = None,
 ) -> CalibrationTable:
     """Give every activation that `policy` wants to quantise a range, and smooth its channels.
@@ -65,6 +61,8 @@ def calibrate(
         method: ``auto``, or the name of an estimator for plain ranges of the tensors as they are.
         seed: of the rows that are kept to compare candidates with.
         threads: CPU threads, 0 for all physical cores.
+        store: keeps statistics, so that a run that was interrupted goes on and an equal one runs
+            nothing; None to keep none.
         on_progress: told after each batch.
 
     Raises:
@@ -77,53 +75,28 @@ def calibrate(
     parts = _parts(data)
     tokens = tap_batch_tokens(plan)
     batches = [part.batches(tokenize, graph.inputs, max_tokens=tokens) for part in parts]
-    every = [batch for part in batches for batch in part]
-    counted = _Counted(sum(len(batch.indices) for batch in every), on_progress)
-    with GraphSession(graph, plan.activations, threads) as session:
-        profiles = [
-            collect(session, part, plan, seed=seed + number, on_batch=counted.add)
-            for number, part in enumerate(batches)
-        ]
+    taps = Taps(
+        graph=graph,
+        names=plan.activations,
+        capacity=reservoir_rows(plan),
+        seed=seed,
+        threads=threads,
+    )
+    counts = [(len(batch.indices), batch.tokens) for part in batches for batch in part]
+    profiles = collect(taps, batches, store=store, on_progress=on_progress)
     ranges = {
         edge.name: _range(edge, [profile[edge.name] for profile in profiles], method)
         for edge in edges_of(graph.model, plan)
     }
     return CalibrationTable(
         method=method,
-        texts=sum(len(batch.indices) for batch in every),
-        tokens=sum(batch.tokens for batch in every),
+        texts=sum(texts for texts, _ in counts),
+        tokens=sum(tokens for _, tokens in counts),
         source=data.source,
         graph_digest=graph.digest(),
         data_digest=data.digest,
-        ranges=ranges,
+        ranges=with_common_scales(graph.model, plan, ranges),
     )
-
-
-def collect(
-    session: GraphSession,
-    batches: Sequence[Batch],
-    plan: QuantPlan,
-    *,
-    seed: int = 0,
-    on_batch: Callable[[Batch], None] | None = None,
-) -> dict[str, TensorProfile]:
-    """Run all batches and merge what each planned activation held.
-
-    Raises:
-        CalibrationError: when an activation is NaN or infinite.
-    """
-    names, capacity = plan.activations, reservoir_rows(plan)
-    found: dict[str, TensorProfile] = {}
-    for batch in batches:
-        outputs = session.run(batch.feeds, names)
-        keys, ids = _keys(batch, seed), batch.feeds.get("input_ids")
-        for name in names:
-            before = found.get(name)
-            seen = TensorProfile.of(name, outputs.pop(name), keys, capacity, before, ids)
-            found[name] = seen if before is None else before.merge(seen)
-        if on_batch is not None:
-            on_batch(batch)
-    return found
 
 
 def reservoir_rows(plan: QuantPlan) -> int:
@@ -134,20 +107,6 @@ def reservoir_rows(plan: QuantPlan) -> int:
 def tap_batch_tokens(plan: QuantPlan) -> int:
     """Tokens a batch so that the tapped float32 tensors stay within `TAP_BYTES`."""
     return max(1, min(BATCH_TOKENS, TAP_BYTES // (4 * _channels(plan))))
-
-
-@dataclass
-class _Counted:
-    """Tells progress how many texts of all parts are done."""
-
-    total: int
-    on_progress: Progress | None
-    done: int = 0
-
-    def add(self, batch: Batch) -> None:
-        self.done += len(batch.indices)
-        if self.on_progress is not None:
-            self.on_progress(self.done, self.total)
 
 
 def _parts(data: CalibrationSet) -> tuple[CalibrationSet, ...]:
@@ -176,13 +135,6 @@ def _check_method(method: str) -> None:
         raise CalibrationError(
             f"calibration method {method!r}: expected {AUTO} or one of {', '.join(ESTIMATORS)}"
         )
-
-
-def _keys(batch: Batch, seed: int) -> Keys:
-    """One key a token of a batch, in the order of its rows."""
-    length = batch.tokens // len(batch.indices)
-    texts = np.repeat(np.array(batch.indices, np.int64), length)
-    return row_keys(texts, np.tile(np.arange(length), len(batch.indices)), seed)
 
 
 def _channels(plan: QuantPlan) -> int:

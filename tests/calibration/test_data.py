@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import weakref
 
 import numpy as np
 import pytest

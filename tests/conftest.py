@@ -1,0 +1,14 @@
+"""What holds for all tests: none writes into the home of who runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
