@@ -57,12 +57,11 @@ class Accuracy:
         for item in self.drops:
             low, high = item.interval
             budget = self.max_drop.get(item.metric)
-            if budget is not None and high - low > budget:
+            if budget is not None and high > budget:
                 yield (
-                    f"{item.metric} drops by {item.drop:.2f} points on {self.source}, but with "
-                    f"{item.examples} examples it could be anything from {low:.2f} to {high:.2f}: "
-                    f"wider than the {budget:g} points that may be lost, so more examples are "
-                    "needed to be sure"
+                    f"{item.metric} drops by {item.drop:.2f} points on {self.source}, but on other "
+                    f"examples it could be anything from {low:.2f} to {high:.2f}, more than the "
+                    f"{budget:g} that may be lost; {item.examples} examples are too few to be sure"
                 )
 
 
