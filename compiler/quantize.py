@@ -20,6 +20,7 @@ from ..passes.lowering.split_packed_weights import SplitPackedWeights
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
+from .cache_folder import calibration_store
 from .evaluation import Accuracy
 from .progress import Journal
 
@@ -66,7 +67,7 @@ def quantize(
         tokenizer: tokenizer.json.
         spec: the task.
         texts: the user's texts; None takes the corpus that ships with fuselage and says so.
-        journal: gets the stages and a note about the corpus.
+        journal: gets the stages, and notes about the corpus and about statistics kept from before.
         budget: damage that is allowed on held-out text and on the examples; None for any.
         examples: of the user, to evaluate the float and the INT8 graph with.
         threads: CPU threads, 0 for all physical cores.
@@ -81,7 +82,12 @@ def quantize(
     tokenize = tokenize_with(TextEncoder(tokenizer, spec))
     with journal.stage("calibrate"):
         table = calibrate(
-            graph, data, tokenize, threads=threads, on_progress=journal.listener.advanced
+            graph,
+            data,
+            tokenize,
+            threads=threads,
+            store=calibration_store(journal.note),
+            on_progress=journal.listener.advanced,
         )
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
     if held_out is None:
