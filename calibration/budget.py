@@ -100,6 +100,7 @@ def fit_budget(
     output: str,
     policy: QuantPolicy | None = None,
     evaluator: Evaluator | None = None,
+    noises: Sequence[LinearNoise] = (),
     threads: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
@@ -113,6 +114,7 @@ def fit_budget(
         output: name of the output that counts.
         policy: the one calibrated with.
         evaluator: asks the user's examples; needed for a budget with `max_drop`.
+        noises: of all planned linears where they are known; measured when they are needed else.
         threads: CPU threads, 0 for all physical cores.
         on_progress: called with (linears done, linears in all) when each is measured alone.
 
@@ -134,7 +136,7 @@ def fit_budget(
     fit = measured(())
     if budget.shortfall(fit.quality, fit.drops) is None:
         return fit
-    noises = linear_noises(
+    found = noises or linear_noises(
         graph,
         table,
         batches,
@@ -143,7 +145,7 @@ def fit_budget(
         threads=threads,
         on_progress=on_progress,
     )
-    return _search(fit, noises, budget, measured)
+    return _search(fit, found, budget, measured)
 
 
 def _search(

@@ -80,7 +80,8 @@ def linear_noises(
     linears = policy.plan(graph.model).linears
     chosen = thinned(batches, TEXTS, max(_LEAST_TOKENS, TOKEN_RUNS // max(1, len(linears))))
     found = []
-    with GraphSession(with_switch(graph, table, policy), threads=threads) as session:
+    switched = with_switch(graph, table, policy)
+    with GraphSession(switched, threads=threads, fast=True) as session:
         expected = list(_answers(session, chosen, output, -1))
         for number, linear in enumerate(linears):
             noise = _noise(expected, _answers(session, chosen, output, number))

@@ -40,14 +40,20 @@ def test_switched_linear_answers_like_a_graph_in_which_it_alone_is_int8(
 ):
     table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, method=method)
     expected = answers(graph, held)
+    switched = with_switch(graph, table)
     linears = QuantPolicy().plan(graph.model).linears
+    noises = []
+    for number, linear in enumerate(linears):
+        others = tuple(other.output for other in linears if other != linear)
+        alone = PassPipeline(table.passes(QuantPolicy(keep_float=others))).run(graph)
+        wanted = noise(expected, answers(alone, held))
+        got = noise(expected, answers(switched, held, **{SWITCH: np.array(number, np.int64)}))
+        assert got == pytest.approx(wanted, rel=relative)
+        assert got > 1e-5
+        noises.append(got)
     found = linear_noises(graph, table, held, output="embedding")
     assert [item.linear for item in found] == list(linears)
-    for item in found:
-        others = tuple(linear.output for linear in linears if linear != item.linear)
-        alone = PassPipeline(table.passes(QuantPolicy(keep_float=others))).run(graph)
-        assert item.noise == pytest.approx(noise(expected, answers(alone, held)), rel=relative)
-        assert item.noise > 1e-5
+    assert [item.noise for item in found] == pytest.approx(noises, rel=1e-3)
 
 
 def test_no_linear_is_int8_with_a_negative_switch(graph, tokenize, held):
