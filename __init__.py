@@ -74,6 +74,7 @@ def build(
     targets: Sequence[str] = (),
     task: str = "auto",
     texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
+    int8_embeddings: bool = False,
     min_sqnr: float | None = None,
     min_cosine: float | None = None,
     evaluation: str | Path | EvaluationFile | None = None,
@@ -93,12 +94,14 @@ def build(
     Args:
         model: alias (``minilm``), hub id, or local folder.
         out: folder of the bundle; an older bundle there is replaced when the new one is complete.
-        precision: ``auto`` (each target's fastest float), ``fp32``, ``fp16``, ``bf16``, ``int8``.
+        precision: ``auto`` (each target's fastest float), ``fp32``, ``fp16``, ``bf16``, ``int8``,
+            ``int8-weight-only``, or ``fp8`` (GPUs from SM89 on).
         targets: names; empty for all that build on this machine.
         task: ``auto`` picks by the architecture.
-        texts: for int8: texts, pairs of texts, or lists of token ids, of which 512 are drawn; a
+        texts: for int8 and fp8: texts, pairs of texts, or lists of token ids, of which 512 are drawn; a
             `CalibrationSet` is taken as it is; None takes the corpus that ships with fuselage.
-        min_sqnr: for int8: linears go back to float, the most harmful for its size first, until
+        int8_embeddings: for int8 and int8-weight-only: large embedding tables are INT8 too.
+        min_sqnr: for all three: linears go back to float, the most harmful for its size first, until
             held-out text has this ratio of signal to noise, in decibel.
         min_cosine: the same with the least cosine of an answer to the float one.
         evaluation: for int8: file of examples with what the model should answer; the report says
@@ -134,6 +137,7 @@ def build(
         targets=_names(targets),
         task=task,
         texts=texts,
+        int8_embeddings=int8_embeddings,
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
         evaluation=evaluation,

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from ..engines.base import EngineArtifact
 from ..graph.model import Graph
-from ..passes.qdq.policy import QuantPlan
+from ..passes.qdq.params import FP8, INT8, Scheme
+from ..passes.qdq.policy import QuantPlan, QuantPolicy
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _SMALLEST_FUSED_HEAD = 16  # TensorRT-RTX 1.7 refuses fused attention for smaller heads (measured)
 
 
-def lost_fusions(graph: Graph, plan: QuantPlan | None, artifact: EngineArtifact) -> tuple[str, ...]:
+def lost_fusions(
+    graph: Graph,
+    plan: QuantPlan | None,
+    artifact: EngineArtifact,
+    policy: QuantPolicy | None = None,
+) -> tuple[str, ...]:
     """What the engine does not have although its graph asks for it, one line each.
 
     Args:
         graph: the lowered graph the engine was built from.
-        plan: the GEMMs meant to run in INT8, None for a float engine.
-        artifact: of a TensorRT target; others list no kernels and lose nothing.
+        plan: the GEMMs and tables meant to be in 8 bits, None for a float engine.
+        artifact: what was built. ONNX Runtime lists no kernels: of its engines the operators that
+            multiply with int8 weights are counted.
+        policy: the format of the plan; None for INT8 operands.
     """
+    policy = policy or QuantPolicy()
     kernels: Mapping[str, Any] | None = artifact.facts.get("kernels")
     listed: Sequence[Mapping[str, Any]] = artifact.facts.get("kernel_list", ())
     if kernels is None:
-        return ()
+        return _restored_weights(plan, policy, artifact.facts.get("nodes", {}))
     lines = []
     wanted = sum(_is_fusable(node) for node in graph.model.graph)
     fused = kernels["fused_attention"]
     if fused < wanted:
         lines.append(f"{fused} of {wanted} attention blocks are fused attention kernels")
-    lines += _float_gemms(plan, listed)
+    if plan is not None:
+        lines += [*_float_gemms(plan, policy, listed), *_float_tables(plan, listed)]
     return tuple(lines)
 
 
@@ -48,16 +58,54 @@ def _is_fusable(node: ir.Node) -> bool:
     return query.dtype in _HALF and large
 
 
-def _float_gemms(plan: QuantPlan | None, kernels: Sequence[Mapping[str, Any]]) -> list[str]:
-    if plan is None:
-        return []
-    quantized = {
-        node
-        for kernel in kernels
-        if kernel["kind"] == "gemm" and str(kernel["dtypes"]).startswith("Int8")
-        for node in kernel["nodes"]
-    }
-    missing = [linear.node for linear in plan.linears if linear.node not in quantized]
+def _float_gemms(
+    plan: QuantPlan, policy: QuantPolicy, kernels: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A line when a planned linear has no kernel that reads the planned codes."""
+    name, is_form = _FORMS[policy.weight_only, policy.scheme]
+    found = {node for kernel in kernels if is_form(kernel) for node in kernel["nodes"]}
+    missing = [linear.node for linear in plan.linears if linear.node not in found]
     if not missing:
         return []
-    return [f"{len(missing)} of {len(plan.linears)} INT8 GEMMs run in float, first {missing[0]!r}"]
+    return [f"{len(missing)} of {len(plan.linears)} {name} run in float, first {missing[0]!r}"]
+
+
+def _float_tables(plan: QuantPlan, kernels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line when a planned look-up has no kernel that gathers codes."""
+    found = {node for kernel in kernels if _reads_int8(kernel) for node in kernel["nodes"]}
+    missing = [table.node for table in plan.tables if table.node not in found]
+    if not missing:
+        return []
+    count = len(plan.tables)
+    return [f"{len(missing)} of {count} INT8 tables are held in float, first {missing[0]!r}"]
+
+
+def _restored_weights(
+    plan: QuantPlan | None, policy: QuantPolicy, operators: Mapping[str, int]
+) -> tuple[str, ...]:
+    """A line when ONNX Runtime restores planned weights instead of multiplying with them."""
+    if plan is None or not policy.weight_only:
+        return ()
+    planned, found = len(plan.linears), operators.get("MatMulNBits", 0)
+    if found >= planned:
+        return ()
+    return (f"{planned - found} of {planned} int8 weights are restored to float at each run",)
+
+
+def _multiplies(codes: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a kernel is a GEMM of such operands."""
+    return lambda kernel: kernel["kind"] == "gemm" and str(kernel["dtypes"]).startswith(codes)
+
+
+def _reads_int8(kernel: Mapping[str, Any]) -> bool:
+    """Whether a constant of the kernel is int8."""
+    constants = str(kernel["dtypes"]).partition("|")[2].partition("->")[0]
+    return "Int8" in constants.split(",")
+
+
+_FORMS: Mapping[tuple[bool, Scheme], tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
+    (False, INT8): ("INT8 GEMMs", _multiplies("Int8")),
+    (False, FP8): ("FP8 GEMMs", _multiplies("FP8")),
+    (True, INT8): ("int8 weights", _reads_int8),
+}
+"""By whether weights alone are quantised, and the format: a name, and what a kernel must be."""

@@ -14,6 +14,7 @@ from ..graph.model import Graph
 from ..passes.presets import Precision
 from ..passes.qdq.params import FP8, INT8, Scheme
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
+from .cache_folder import calibration_store
 from .progress import Journal
 
 _POLICIES: Mapping[Precision, QuantPolicy] = {
@@ -57,6 +58,7 @@ def ranges_of(
             policy=policy,
             method=_METHODS[policy.scheme],
             threads=threads,
+            store=calibration_store(journal.note),
             on_progress=journal.listener.advanced,
         )
 

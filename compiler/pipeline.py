@@ -13,7 +13,7 @@ from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
 from ..graph.tensors import ShapeProfile
 from .packages import EXPORTING, require
-from .precision import Assignment, assign
+from .precision import CALIBRATED, INTEGER, QUANTIZED, Assignment, assign, gpus_for
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
 from .report import REPORT, read_report
@@ -102,22 +102,34 @@ def _check_options(request: Request, assignment: Assignment) -> None:
         raise BuildError(f"verify {request.verify!r}: expected one of {', '.join(_VERIFY)}")
     if request.shapes is not None:
         ShapeProfile.parse(request.shapes)
-    if request.texts is not None and "int8" not in targets.values():
+    if request.texts is not None and not assignment.any_of(CALIBRATED):
         raise BuildError(
             f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "
-            "calibrated; leave the texts out, or ask for int8"
+            f"calibrated; leave the texts out, or ask for {' or '.join(CALIBRATED)}"
         )
-    if (request.min_sqnr, request.min_cosine) != (None, None) and "int8" not in targets.values():
+    is_quantized = assignment.any_of(QUANTIZED) is not None
+    if (request.min_sqnr, request.min_cosine) != (None, None) and not is_quantized:
         raise BuildError(
             f"accuracy budget: precision {request.precision!r} has no INT8 layers to leave in "
             "float; leave --min-sqnr and --min-cosine out, or ask for int8"
         )
-    _check_evaluation(request, "int8" in targets.values())
+    _check_embeddings(request, assignment)
+    _check_evaluation(request, is_quantized)
+    for target, precision in targets.items():
+        gpus_for(target, precision, request.compute_capabilities)
     if request.compute_capabilities and not targets.keys() & _PLANNED:
         raise BuildError(
             f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "
             f"{' or '.join(sorted(_PLANNED))}, this build is for {', '.join(targets)}; leave them "
             "out, or add a target"
+        )
+
+
+def _check_embeddings(request: Request, assignment: Assignment) -> None:
+    if request.int8_embeddings and not assignment.any_of(INTEGER):
+        raise BuildError(
+            f"--int8-embeddings: precision {request.precision!r} keeps embedding tables in float; "
+            f"leave it out, or ask for {' or '.join(INTEGER)}"
         )
 
 

@@ -21,6 +21,9 @@ CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
 QUANTIZED: tuple[Precision, ...] = (*CALIBRATED, "int8-weight-only")
 """The graph carries Q/DQ."""
 
+INTEGER: tuple[Precision, ...] = ("int8", "int8-weight-only")
+"""Embedding tables may be quantised as well."""
+
 _FIRST_FP8 = 89
 _FP8_GPUS = ("SM89", "SM120")
 """Default compute capabilities of ahead-of-time FP8 plans."""
@@ -73,6 +76,10 @@ class Assignment:
 
     precisions: Mapping[str, Precision]
     notes: tuple[str, ...]
+
+    def any_of(self, wanted: tuple[Precision, ...]) -> Precision | None:
+        """The first of these that a target has, None when none has any."""
+        return next((p for p in self.precisions.values() if p in wanted), None)
 
 
 def assign(targets: tuple[str, ...], asked: str) -> Assignment:

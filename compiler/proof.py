@@ -60,6 +60,8 @@ GATES: Mapping[Precision, Gate] = {
     "bf16": Gate(6e-2, 0.998, 0.99),
     # MiniLM has a mean of 0.9985 and a least cosine of 0.956; few other models were measured.
     "int8": Gate(None, 0.95, 0.80),
+    "int8-weight-only": Gate(None, 0.95, 0.80),
+    "fp8": Gate(None, 0.95, 0.80),
 }
 
 

@@ -1,4 +1,4 @@
-"""INT8 stage of a build: calibrate on text, insert Q/DQ, measure the damage on held-out text."""
+"""Quantisation in a build: calibrate on text, insert Q/DQ, measure the damage on held-out text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..calibration.data import CalibrationSet, default_corpus, tokenize_with
 from ..calibration.evaluation.drops import Evaluator, MetricDrop
 from ..calibration.evaluation.examples import Examples
 from ..calibration.quality import Quality
-from ..calibration.run import calibrate
 from ..calibration.table import CalibrationTable
 from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TaskSpec
@@ -20,8 +19,8 @@ from ..passes.lowering.split_packed_weights import SplitPackedWeights
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
-from .cache_folder import calibration_store
 from .evaluation import Accuracy
+from .formats import ranges_of
 from .progress import Journal
 
 _HELD_OUT = 64
@@ -32,17 +31,19 @@ _FEW_TEXTS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """The INT8 form of a graph.
+    """The quantised form of a graph.
 
     Attributes:
         graph: the canonical graph with Q/DQ.
-        plan: the GEMMs that are INT8 and why others are not.
-        table: their ranges.
+        policy: the format.
+        plan: the GEMMs that are quantised and why others are not.
+        table: their ranges; empty when weights alone are quantised.
         quality: damage on texts that were not calibrated with; None with fewer than two texts.
         accuracy: what is lost on the user's examples; None without any.
     """
 
     graph: Graph
+    policy: QuantPolicy
     plan: QuantPlan
     table: CalibrationTable
     quality: Quality | None
@@ -56,6 +57,7 @@ def quantize(
     texts: CalibrationSet | None,
     journal: Journal,
     *,
+    policy: QuantPolicy | None = None,
     budget: Budget | None = None,
     examples: Examples | None = None,
     threads: int = 0,
@@ -68,6 +70,7 @@ def quantize(
         spec: the task.
         texts: the user's texts; None takes the corpus that ships with fuselage and says so.
         journal: gets the stages, and notes about the corpus and about statistics kept from before.
+        policy: the format; None for linears in INT8.
         budget: damage that is allowed on held-out text and on the examples; None for any.
         examples: of the user, to evaluate the float and the INT8 graph with.
         threads: CPU threads, 0 for all physical cores.
@@ -77,18 +80,11 @@ def quantize(
     """
     budget = budget or Budget()
     canonical, graph = graph, quantizable(graph)
-    texts = _chosen(texts, journal)
+    policy = policy or QuantPolicy()
+    texts = _chosen(texts, policy, journal)
     data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
     tokenize = tokenize_with(TextEncoder(tokenizer, spec))
-    with journal.stage("calibrate"):
-        table = calibrate(
-            graph,
-            data,
-            tokenize,
-            threads=threads,
-            store=calibration_store(journal.note),
-            on_progress=journal.listener.advanced,
-        )
+    table = ranges_of(graph, data, tokenize, policy, journal, threads)
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
     if held_out is None:
         if budget != Budget():
@@ -96,27 +92,30 @@ def quantize(
                 "accuracy budget: expected at least two texts, one to calibrate with and one to "
                 f"measure with, got {len(texts.texts)}"
             )
-        quantized = PassPipeline(table.passes()).run(graph)
-        plan, quality = QuantPolicy().plan(graph.model), None
+        quantized = PassPipeline(table.passes(policy)).run(graph)
+        plan, quality = policy.plan(graph.model), None
         drops = () if evaluator is None else evaluator.drops(quantized)
     else:
-        with journal.stage("measure INT8 on held-out text"):
+        with journal.stage("measure the damage on held-out text"):
             fit = fit_budget(
                 graph,
                 table,
                 held_out.batches(tokenize, graph.inputs),
                 budget,
                 output=graph.outputs[0].name,
+                policy=policy,
                 evaluator=evaluator,
                 threads=threads,
                 on_progress=journal.listener.advanced,
             )
         quantized, plan, quality, drops = fit.graph, fit.plan, fit.quality, fit.drops
     journal.records += quantized.history[len(canonical.history) :]
-    for found in lint_qdq(quantized.model):
-        journal.note(f"INT8 placement, {found.rule} at {found.node}: {found.reason}")
+    for found in lint_qdq(quantized.model, weight_only=policy.weight_only):
+        journal.note(f"Q/DQ placement, {found.rule} at {found.node}: {found.reason}")
     accuracy = None if examples is None else _accuracy(examples, drops, budget, journal)
-    return Quantized(graph=quantized, plan=plan, table=table, quality=quality, accuracy=accuracy)
+    return Quantized(
+        graph=quantized, policy=policy, plan=plan, table=table, quality=quality, accuracy=accuracy
+    )
 
 
 def quantizable(graph: Graph) -> Graph:
@@ -165,8 +164,10 @@ def _accuracy(
     return accuracy
 
 
-def _chosen(texts: CalibrationSet | None, journal: Journal) -> CalibrationSet:
+def _chosen(texts: CalibrationSet | None, policy: QuantPolicy, journal: Journal) -> CalibrationSet:
     """The user's texts or ours, with a note where that may cost accuracy."""
+    if policy.weight_only:
+        return texts or default_corpus()  # nothing but to measure with
     if texts is None:
         texts = default_corpus()
         journal.note(

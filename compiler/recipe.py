@@ -41,6 +41,7 @@ class Request:
         min_sqnr: INT8 linears go back to float until held-out text has this ratio of signal to
             noise, in decibel; None for all in INT8.
         min_cosine: the same with the least cosine of an answer.
+        int8_embeddings: whether embedding tables are INT8 too, for the INT8 precisions.
         evaluation: examples with what the model should answer.
         max_drop: the same with the points of 100 that a metric may lose on them, by its name.
         weights: ``pretrained`` or ``random``.
@@ -61,6 +62,7 @@ class Request:
     texts: CalibrationSet | None = field(default=None, repr=False)
     min_sqnr: float | None = None
     min_cosine: float | None = None
+    int8_embeddings: bool = False
     evaluation: EvaluationFile | None = field(default=None, repr=False)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -81,6 +83,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "weights": source.weights,
         "task": request.task,
         "precision": request.precision,
+        "int8_embeddings": request.int8_embeddings,
         "targets": list(targets),
         "shapes": request.shapes,
         "verify": request.verify,

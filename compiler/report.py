@@ -110,7 +110,7 @@ def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]
     kept = quantized.plan.refusals
     return {
         "linears": len(quantized.plan.linears) + len(kept),
-        "int8": len(quantized.plan.linears),
+        **_formats(quantized),
         "method": quantized.table.method,
         "texts": quantized.table.texts,
         "tokens": quantized.table.tokens,
@@ -122,6 +122,24 @@ def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]
         "held_out_texts": 0 if quality is None else quality.texts,
         "accuracy": [] if quantized.accuracy is None else quantized.accuracy.facts(),
         "kept_float": [{"node": refusal.node, "reason": refusal.reason} for refusal in kept],
+    }
+
+
+def _formats(quantized: Quantized) -> dict[str, Any]:
+    """How many linears have which format, and what became of the tables."""
+    plan, policy = quantized.plan, quantized.policy
+    count, name = len(plan.linears), policy.scheme.name
+    return {
+        "format": name,
+        "weight_only": policy.weight_only,
+        "int8": count if name == "int8" else 0,
+        "fp8": count if name == "fp8" else 0,
+        "tables": {
+            "int8": [table.node for table in plan.tables],
+            "kept_float": [
+                {"node": refusal.node, "reason": refusal.reason} for refusal in plan.float_tables
+            ],
+        },
     }
 
 

@@ -27,9 +27,10 @@ from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
 from .evaluation import check_examples, examples_for
 from .export import Exported, export
+from .formats import policy_of
 from .fusion import count_fusions
 from .latency import measure_latency
-from .precision import Assignment
+from .precision import CALIBRATED, QUANTIZED, Assignment, gpus_for
 from .progress import Journal
 from .proof import Proof, Verdict
 from .quantize import Quantized, quantize
@@ -155,7 +156,7 @@ class Build:
 
     def _survey(self, spec: TaskSpec) -> Survey | None:
         """Look at the calibration text before it is run, and say what is odd about it."""
-        if "int8" not in self.assignment.precisions.values():
+        if not self.assignment.any_of(CALIBRATED):
             return None
         texts = self.request.texts or default_corpus()
         found = survey(texts, TextEncoder(self.writer.path(TOKENIZER), spec))
@@ -164,7 +165,8 @@ class Build:
         return found
 
     def _quantize(self, canonical: Graph, spec: TaskSpec) -> Quantized | None:
-        if "int8" not in self.assignment.precisions.values():
+        precision = self.assignment.any_of(QUANTIZED)
+        if precision is None:
             return None
         tokenizer = self.writer.path(TOKENIZER)
         quantized = quantize(
@@ -173,6 +175,7 @@ class Build:
             spec,
             self.request.texts,
             self.journal,
+            policy=policy_of(precision, embeddings=self.request.int8_embeddings),
             budget=Budget(
                 min_sqnr_db=self.request.min_sqnr,
                 min_cosine=self.request.min_cosine,
@@ -181,7 +184,8 @@ class Build:
             examples=examples_for(self.request.evaluation, self.request.max_drop, spec),
             threads=self.request.threads,
         )
-        quantized.table.save(self.writer.path(CALIBRATION))
+        if precision in CALIBRATED:
+            quantized.table.save(self.writer.path(CALIBRATION))
         return quantized
 
     def _profile(self, spec: TaskSpec) -> ShapeProfile:
@@ -208,11 +212,10 @@ class Build:
         self, target: str, canonical: Graph, quantized: Quantized | None, profile: ShapeProfile
     ) -> _Built:
         precision = self.assignment.precisions[target]
-        plan = None
-        graph = canonical
-        if precision == "int8":
+        graph, plan, policy = canonical, None, None
+        if precision in QUANTIZED:
             assert quantized is not None
-            graph, plan = quantized.graph, quantized.plan
+            graph, plan, policy = quantized.graph, quantized.plan, quantized.policy
         with self.journal.stage(f"build {target} {precision}"):
             costs = self.request.costs
             passes = lowering(
@@ -225,7 +228,7 @@ class Build:
             graph = self._run(passes, graph, canonical=True, unquantized=unquantized)
             config = BuildConfig(
                 profile=profile,
-                compute_capabilities=self.request.compute_capabilities,
+                compute_capabilities=gpus_for(target, precision, self.request.compute_capabilities),
                 threads=self.request.threads,
             )
             refuse_traps(graph, target, config.compute_capabilities, self.journal)
@@ -237,7 +240,7 @@ class Build:
             self.journal.note(f"{target}: {len(decomposed)} attentions are not fused: {reason}")
         nodes = len(graph.model.graph)
         self.journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
-        return _Built(target, graph, artifact, lost_fusions(graph, plan, artifact))
+        return _Built(target, graph, artifact, lost_fusions(graph, plan, artifact, policy))
 
     def _prove(
         self, exported: Exported, built: list[_Built], profile: ShapeProfile
@@ -313,7 +316,7 @@ class Build:
             },
             targets={item.target: self._entry(item, profile) for item in built},
             verification={"passed": verdict["passed"], "targets": verdict["targets"]},
-            calibration=None if quantized is None else quantized.table.data_digest,
+            calibration=None if quantized is None else quantized.table.data_digest or None,
         )
 
     def _entry(self, item: _Built, profile: ShapeProfile) -> TargetEntry:

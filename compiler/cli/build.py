@@ -13,12 +13,14 @@ from ...calibration.evaluation.records import EvaluationFile, parse_columns
 from ...calibration.metrics.table import parse_max_drop
 from ...errors import CalibrationError
 from ..pipeline import Outcome, run_build
+from ..precision import ASKED
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
 from .options import (
     Costs,
     Evaluation,
     EvaluationColumns,
+    Int8Embeddings,
     Json,
     MaxDrop,
     MinCosine,
@@ -39,12 +41,15 @@ def build(
         str, typer.Argument(metavar="MODEL", help="Alias (minilm), hub id, or local folder.")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder; default build/NAME.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, bf16 or int8.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help=f"{', '.join(ASKED[:-1])} or {ASKED[-1]}.")
+    ] = "auto",
     target: Targets = None,
     task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
     text: Texts = None,
     text_column: TextColumns = None,
     text_limit: TextLimit = None,
+    int8_embeddings: Int8Embeddings = False,
     min_sqnr: MinSqnr = None,
     min_cosine: MinCosine = None,
     evaluation: Evaluation = None,
@@ -78,6 +83,7 @@ def build(
         targets=tuple(target or ()),
         task=task,
         texts=_texts(text, text_column, text_limit),
+        int8_embeddings=int8_embeddings,
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
         evaluation=_evaluation(evaluation, evaluation_column),

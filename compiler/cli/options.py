@@ -36,6 +36,13 @@ TextLimit = Annotated[
     int | None,
     typer.Option("--text-limit", min=1, help="Texts drawn from --text at most; default 512."),
 ]
+Int8Embeddings = Annotated[
+    bool,
+    typer.Option(
+        "--int8-embeddings",
+        help="With int8 and int8-weight-only: keep large embedding tables in INT8 too.",
+    ),
+]
 MinSqnr = Annotated[
     float | None,
     typer.Option(
