@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
+
+from ..errors import DeviceError, FeedError
 from ..graph.tensors import Array, Feeds, ShapeProfile, TensorSpec
 
 if TYPE_CHECKING:
@@ -15,6 +19,19 @@ if TYPE_CHECKING:
 
 ENGINE_FACTS = "engine.json"
 """File in every target's folder: what the backend says about the engine it built."""
+
+
+class DlpackTensor(Protocol):
+    """A tensor that other libraries can take without a copy.
+
+    Source: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        """A capsule, ready for work on the stream."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Device type and index: (1, 0) for the CPU, (2, i) for a CUDA device."""
 
 
 class Engine(abc.ABC):
@@ -47,9 +64,41 @@ class Engine(abc.ABC):
             DeviceError: when the device fails.
         """
 
+    async def run_async(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once without blocking the event loop; see `run`.
+
+        The arrays must stay as they are until it returns. Cancelling stops the waiting, not the
+        call.
+        """
+        return await asyncio.to_thread(self.run, feeds)
+
+    def run_dlpack(
+        self, feeds: Mapping[str, DlpackTensor], *, stream: int | None = None
+    ) -> dict[str, DlpackTensor]:
+        """Run once on tensors of any library, without a copy to the host and back.
+
+        Args:
+            feeds: one C-contiguous tensor an input, on the engine's device.
+            stream: handle of the caller's CUDA stream: inputs are read behind what is queued on it
+                now, outputs are ready for what is queued on it next, and nothing waits on the
+                host. None: inputs are ready as their library says, outputs when it returns.
+
+        Returns:
+            A new tensor for each output, by name, on the engine's device.
+
+        Raises:
+            FeedError: on wrong names, dtypes, ranks or sizes, tensors of another device, or a
+                stream given to an engine on the CPU.
+            DeviceError: when the device fails.
+        """
+        if stream is not None:
+            raise FeedError(f"{self.target} runs on the CPU; expected no stream, got {stream}")
+        outputs = self.run({name: _from_dlpack(name, tensor) for name, tensor in feeds.items()})
+        return dict(outputs)
+
     @abc.abstractmethod
     def close(self) -> None:
-        """Release memory and device resources."""
+        """Release memory and device resources, once the calls under way have ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,16 +141,45 @@ class EngineArtifact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExecutorOptions:
+    """How an engine on a GPU overlaps calls; engines on a CPU have no use for it.
+
+    Attributes:
+        lanes: calls that compute at the same time, each with its own stream and scratch memory;
+            two more calls a lane may copy meanwhile.
+        graphs: CUDA graphs a lane keeps, 0 for none.
+        graph_after: calls of one shape before its graph is recorded.
+        buckets: dynamic axis -> sizes that calls are padded up to with zeros, so that fewer
+            graphs serve more shapes. Give it only where a zero means padding to the model: rows of
+            a batch, or tokens whose attention mask is an input. Answers come without the padding.
+    """
+
+    lanes: int = 2
+    graphs: int = 64
+    graph_after: int = 3
+    buckets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.graphs < 0 or self.graph_after < 1:
+            raise DeviceError(
+                "executor: expected at least 1 lane, 0 graphs and 1 call before a graph, got "
+                f"lanes={self.lanes}, graphs={self.graphs}, graph_after={self.graph_after}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """How to open an engine.
 
     Attributes:
         threads: CPU threads; 0 means all physical cores allowed to this process.
+        executor: lanes, graphs and buckets of an engine on a GPU.
         source: the bundle's canonical ONNX graph, used when the engine does not fit this machine
             and the backend can run ONNX itself; None forbids the fallback.
     """
 
     threads: int = 0
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     source: Path | None = None
 
 
@@ -132,3 +210,14 @@ class EngineBackend(Protocol):
             DeviceError: when this machine cannot run it: which driver, GPU or version is missing.
             BundleError: when the files are not what `build` writes.
         """
+
+
+def _from_dlpack(name: str, tensor: DlpackTensor) -> Array:
+    try:
+        array: Array = np.from_dlpack(tensor)
+    except (BufferError, RuntimeError, TypeError, AttributeError) as error:
+        raise FeedError(
+            f"feed {name!r}: expected a DLPack tensor in CPU memory, got "
+            f"{type(tensor).__name__} ({error})"
+        ) from error
+    return array

@@ -112,13 +112,12 @@ class TensorRtBackend:
             DeviceError: when the driver, the GPU or the package's version cannot run the plan.
             BundleError: when the files are not what `build` writes.
         """
-        del options
         facts = PlanFacts.read(folder / ENGINE_FACTS, self.target)
         plan = facts.read_plan(folder / PLAN)
         trt = self.flavour.module()
         cuda = Cuda.open()
         cuda.require_device()
-        return TensorRtEngine.open(trt, cuda, plan, facts)
+        return TensorRtEngine.open(trt, cuda, plan, facts, options.executor)
 
     def _facts(
         self,

@@ -1,13 +1,15 @@
 """The CUDA calls an engine needs, each checked: a small facade over ``cuda.bindings.runtime``.
 
-Memory is handled by address. A failing call raises DeviceError with CUDA's name and text and what
-to do about it. Source: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html
+Memory, streams, events and graphs are handled by address. A failing call raises DeviceError with
+CUDA's name and text and what to do about it. Source: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,33 @@ _ADVICE = {
     "that other processes hold (nvidia-smi lists them)",
 }
 _RESTART = "the CUDA context of this process may be unusable now; load the engine in a new process"
+
+_LOST = frozenset(
+    f"cudaError{name}"
+    for name in (
+        "ECCUncorrectable",
+        "NvlinkUncorrectable",
+        "Contained",
+        "IllegalAddress",
+        "LaunchTimeout",
+        "ContextIsDestroyed",
+        "Assert",
+        "HardwareStackError",
+        "IllegalInstruction",
+        "MisalignedAddress",
+        "InvalidAddressSpace",
+        "InvalidPc",
+        "LaunchFailure",
+        "TensorMemoryLeak",
+        "ExternalDevice",
+        "Unknown",
+    )
+)
+"""Statuses behind which every later call of the process fails too, as CUDA documents them."""
+
+
+class DeviceLostError(DeviceError):
+    """The GPU or this process's CUDA context is lost; nothing on it answers any more."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,19 @@ class Cuda:
         """Make a GPU the calling thread's; the choice is per thread."""
         self._call("select a GPU", self._api.cudaSetDevice(index))
 
+    @contextmanager
+    def on_device(self, index: int) -> Iterator[None]:
+        """Make a GPU the calling thread's, and the thread's own choice again afterwards."""
+        before = self.device()
+        if before == index:
+            yield
+            return
+        self.use_device(index)
+        try:
+            yield
+        finally:
+            self.use_device(before)
+
     def compute_capability(self, device: int) -> str:
         """Compute capability of a GPU, for example ``SM90``."""
         attributes = self._api.cudaDeviceAttr
@@ -114,6 +156,52 @@ class Cuda:
     def synchronize(self, stream: int) -> None:
         """Wait until everything queued on the stream has ended."""
         self._call("finish the work on the GPU", self._api.cudaStreamSynchronize(stream))
+
+    def create_event(self) -> int:
+        """A mark in a stream that other streams can wait for."""
+        flags = self._api.cudaEventDisableTiming
+        return int(self._call("create an event", self._api.cudaEventCreateWithFlags(flags)))
+
+    def destroy_event(self, event: int) -> None:
+        """Give an event back; waits that are queued still end."""
+        self._call("destroy an event", self._api.cudaEventDestroy(event))
+
+    def record(self, event: int, stream: int) -> None:
+        """Put the mark behind what is queued on the stream now."""
+        self._call("record an event", self._api.cudaEventRecord(event, stream))
+
+    def wait(self, stream: int, event: int) -> None:
+        """Hold back what is queued on the stream from now on until the mark is reached."""
+        self._call("wait for an event", self._api.cudaStreamWaitEvent(stream, event, 0))
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what is queued on the stream into a graph; other threads go on undisturbed."""
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("begin a capture", self._api.cudaStreamBeginCapture(stream, mode))
+
+    def end_capture(self, stream: int) -> int:
+        """End recording; the stream is usable again, also when this fails."""
+        return int(self._call("end a capture", self._api.cudaStreamEndCapture(stream)))
+
+    def instantiate(self, graph: int) -> int:
+        """An executable of a recorded graph, launched as often as one likes."""
+        return int(self._call("instantiate a graph", self._api.cudaGraphInstantiate(graph, 0)))
+
+    def launch(self, executable: int, stream: int) -> None:
+        """Queue everything the graph holds with one call."""
+        self._call("launch a graph", self._api.cudaGraphLaunch(executable, stream))
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a recorded graph back; its executables stay."""
+        self._call("destroy a graph", self._api.cudaGraphDestroy(graph))
+
+    def destroy_executable(self, executable: int) -> None:
+        """Give an executable back; a launch under way still ends."""
+        self._call("destroy a graph", self._api.cudaGraphExecDestroy(executable))
+
+    def forget_error(self) -> None:
+        """Drop the error that a call left behind for the next one to report."""
+        self._api.cudaGetLastError()
 
     def allocate(self, size: int, stream: int) -> int:
         """Address of ``size`` bytes on the GPU, usable by work queued on the stream from now on."""
@@ -148,6 +236,12 @@ class Cuda:
         status = self._api.cudaMemcpyAsync(host, device, size, kind, stream)
         self._call(f"copy {size:,} bytes from the GPU", status)
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy of ``size`` bytes within the GPU."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        status = self._api.cudaMemcpyAsync(target, source, size, kind, stream)
+        self._call(f"copy {size:,} bytes within the GPU", status)
+
     def _call(self, what: str, answer: tuple[Any, ...]) -> Any:
         status, *values = answer
         self._check(what, status)
@@ -156,7 +250,8 @@ class Cuda:
     def _check(self, what: str, status: Any) -> None:
         if status.name != "cudaSuccess":
             advice = _ADVICE.get(status.name, _RESTART)
-            raise DeviceError(f"cannot {what}: {self._describe(status)}; {advice}")
+            kind = DeviceLostError if status.name in _LOST else DeviceError
+            raise kind(f"cannot {what}: {self._describe(status)}; {advice}")
 
     def _describe(self, status: Any) -> str:
         _, text = self._api.cudaGetErrorString(status)

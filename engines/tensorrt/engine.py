@@ -1,51 +1,66 @@
-"""TensorRtEngine: run a plan through the name-based API on a stream of its own."""
+"""TensorRtEngine: run a plan on a GPU, from as many threads as there are."""
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-import numpy as np
-
 from ...errors import DeviceError
-from ...graph.tensors import Array, Feeds, TensorSpec, check_feeds
-from ..base import Engine
-from .buffers import Buffer, IoBuffers
-from .cuda import Cuda
+from ...graph.tensors import Array, Feeds
+from ..base import DlpackTensor, Engine, ExecutorOptions
+from .cuda import Cuda, DeviceLostError
+from .executor.dlpack import taken
+from .executor.lane import Lane
+from .executor.request import RequestReader
+from .executor.slot_pool import SlotPool
+from .executor.statistics import LaneStatistics
 from .facts import PlanFacts
 from .plan import OpenPlan, open_plan
 
+_MOST_NOTES = 16
+"""Reasons may name shapes, so there could be any number of them."""
+
 
 class TensorRtEngine(Engine):
-    """One plan, one execution context, one stream; calls from several threads take turns.
+    """One plan and the lanes that run it; calls beyond their slots wait for one.
 
-    Inputs are staged in page-locked memory, so the caller's arrays are free once `run` returns,
-    and outputs are new arrays that the engine never touches again. The caches of a decoder are
-    no exception: each call brings them along and takes them back.
+    `run` stages inputs in page-locked memory, so the caller's arrays are free once it returns, and
+    outputs are new arrays that the engine never touches again. The caches of a decoder are no
+    exception: each call brings them along and takes them back. `run_dlpack` reads and writes the
+    caller's GPU memory; there a cache is updated in place, and its output is the tensor fed.
     """
 
     def __init__(
-        self, cuda: Cuda, plan: OpenPlan, facts: PlanFacts, *, stream: int, resources: ExitStack
+        self, cuda: Cuda, plan: OpenPlan, facts: PlanFacts, options: ExecutorOptions
     ) -> None:
         self.target = facts.target
         self.inputs = facts.inputs
         self.outputs = facts.outputs
         self.notes = plan.notes
-        self._profile = facts.profile
-        self._caches = facts.caches
         self._cuda = cuda
         self._device = cuda.device()
-        self._stream = stream
-        self._plan: OpenPlan | None = plan
-        self._buffers = IoBuffers(cuda, stream)
-        self._resources = resources
-        self._resources.callback(self._buffers.close)
-        self._lock = threading.Lock()
+        self._requests = RequestReader(facts.inputs, facts.profile, facts.profiles, options.buckets)
+        self._closing = threading.Lock()
+        self._noting = threading.Lock()
+        with ExitStack() as stack:
+            self._lanes = tuple(
+                _open_lane(stack, Lane(cuda, plan, facts, options, self._note))
+                for _ in range(options.lanes)
+            )
+            self._pool = SlotPool(self._lanes, self.target)
+            self._resources = stack.pop_all()
 
     @classmethod
-    def open(cls, trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> TensorRtEngine:
+    def open(
+        cls,
+        trt: Any,
+        cuda: Cuda,
+        plan: bytes,
+        facts: PlanFacts,
+        options: ExecutorOptions | None = None,
+    ) -> TensorRtEngine:
         """Open a plan on the calling thread's GPU.
 
         Args:
@@ -53,16 +68,14 @@ class TensorRtEngine(Engine):
             cuda: a facade whose `require_device` passed.
             plan: content of ``engine.plan``; not needed afterwards.
             facts: content of ``engine.json``.
+            options: lanes, graphs and buckets; None for the defaults.
 
         Raises:
-            DeviceError: when this machine cannot run the plan.
+            DeviceError: when this machine cannot run the plan, or lacks memory for its lanes.
+            FeedError: when the buckets do not fit the plan.
             BundleError: when plan and facts are damaged or do not belong together.
         """
-        with ExitStack() as stack:
-            stream = cuda.create_stream()
-            stack.callback(_destroy_stream, cuda, stream)
-            opened = open_plan(trt, cuda, plan, facts)
-            return cls(cuda, opened, facts, stream=stream, resources=stack.pop_all())
+        return cls(cuda, open_plan(trt, cuda, plan, facts), facts, options or ExecutorOptions())
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see `Engine.run`.
@@ -71,92 +84,57 @@ class TensorRtEngine(Engine):
             FeedError: on wrong names, dtypes, ranks or sizes, or sizes outside the profile.
             DeviceError: when the GPU fails, with TensorRT's own messages, or after `close`.
         """
-        self._profile.check(check_feeds(self.inputs, feeds))
-        with self._lock:
-            if self._plan is None:
-                raise DeviceError(f"this {self.target} engine is closed; load it again")
-            self._cuda.use_device(self._device)
-            try:
-                return self._run(self._plan, feeds)
-            except DeviceError:
-                # The pinned buffers may be reused only when no copy is under way.
-                with suppress(DeviceError):
-                    self._cuda.synchronize(self._stream)
-                raise
+        request = self._requests.read(feeds)
+        lane, slot = self._pool.acquire()
+        try:
+            with self._cuda.on_device(self._device):
+                return lane.run(slot, request, feeds)
+        except DeviceLostError as error:
+            self._pool.condemn(str(error))
+            raise
+        finally:
+            self._pool.release(lane, slot)
+
+    def run_dlpack(
+        self, feeds: Mapping[str, DlpackTensor], *, stream: int | None = None
+    ) -> dict[str, DlpackTensor]:
+        """Run once on GPU memory of the caller; see `Engine.run_dlpack`.
+
+        Calls run without padding and without CUDA graphs, whose addresses are fixed. A tensor
+        that does not start at a multiple of 256 bytes is copied within the GPU first.
+        """
+        views = {name: taken(name, tensor, stream) for name, tensor in feeds.items()}
+        request = self._requests.exact(
+            {name: view.checked(name, self._device) for name, view in views.items()}
+        )
+        lane, slot = self._pool.acquire()
+        try:
+            with self._cuda.on_device(self._device):
+                return dict(lane.run_on_device(slot, request, views, stream))
+        except DeviceLostError as error:
+            self._pool.condemn(str(error))
+            raise
+        finally:
+            self._pool.release(lane, slot)
+
+    def statistics(self) -> LaneStatistics:
+        """What the lanes did and hold, summed up."""
+        return LaneStatistics.total(lane.statistics() for lane in self._lanes)
 
     def close(self) -> None:
-        """Release the context, the plan and all memory; further calls do nothing."""
-        with self._lock:
-            if self._plan is None:
-                return
-            with suppress(DeviceError):
-                self._cuda.use_device(self._device)
-                self._cuda.synchronize(self._stream)
-            self._plan = None
-            self._resources.close()
+        """Wait for the calls under way, then release everything; further calls do nothing."""
+        self._pool.close()
+        with self._closing:
+            with suppress(DeviceError), self._cuda.on_device(self._device):
+                self._resources.close()
+            self._resources.close()  # a lost GPU cannot even be selected
 
-    def _run(self, plan: OpenPlan, feeds: Feeds) -> dict[str, Array]:
-        context = plan.context
-        for spec in self.inputs:
-            self._feed(plan, spec.name, feeds[spec.name])
-        results = self._bind_outputs(plan)
-        if not context.execute_async_v3(self._stream):
-            raise self._failure(plan, "run the plan")
-        for buffer, view in results.values():
-            self._cuda.copy_to_host(buffer.host.address, buffer.device, view.nbytes, self._stream)
-        self._cuda.synchronize(self._stream)
-        return {name: view.copy() for name, (_, view) in results.items()}
-
-    def _feed(self, plan: OpenPlan, name: str, array: Array) -> None:
-        buffer = self._buffers.reserve(name, array.nbytes)
-        np.copyto(_view(buffer, array.shape, array.dtype), array)
-        self._cuda.copy_to_device(buffer.device, buffer.host.address, array.nbytes, self._stream)
-        context = plan.context
-        if not context.set_input_shape(name, array.shape):
-            raise self._failure(plan, f"take the shape {list(array.shape)} for {name!r}")
-        self._bind(plan, name, buffer)
-
-    def _bind_outputs(self, plan: OpenPlan) -> dict[str, tuple[Buffer, Array]]:
-        context = plan.context
-        try:
-            unknown = context.infer_shapes()
-        except RuntimeError as error:
-            raise self._failure(plan, f"infer the output shapes ({error})") from error
-        if unknown:
-            raise self._failure(plan, f"infer the shapes of {', '.join(unknown)}")
-        results = {}
-        for spec in self.outputs:
-            shape = tuple(context.get_tensor_shape(spec.name))
-            if any(size < 0 for size in shape):
-                raise self._failure(plan, f"infer the shape of {spec.name!r} (got {list(shape)})")
-            results[spec.name] = self._reserve_output(plan, spec, shape)
-        return results
-
-    def _reserve_output(
-        self, plan: OpenPlan, spec: TensorSpec, shape: tuple[int, ...]
-    ) -> tuple[Buffer, Array]:
-        dtype = np.dtype(spec.dtype)
-        # TensorRT updates a cache in place: input and output must have one address.
-        place = self._caches.get(spec.name, spec.name)
-        buffer = self._buffers.reserve(place, math.prod(shape) * dtype.itemsize)
-        self._bind(plan, spec.name, buffer)
-        return buffer, _view(buffer, shape, dtype)
-
-    def _bind(self, plan: OpenPlan, name: str, buffer: Buffer) -> None:
-        context = plan.context
-        if not context.set_tensor_address(name, buffer.device):
-            raise self._failure(plan, f"bind the tensor {name!r}")
-
-    def _failure(self, plan: OpenPlan, what: str) -> DeviceError:
-        return DeviceError(f"{self.target} cannot {what}: {plan.lines.take_problems()}")
+    def _note(self, note: str) -> None:
+        with self._noting:
+            if note not in self.notes and len(self.notes) < _MOST_NOTES:
+                self.notes = (*self.notes, note)
 
 
-def _view(buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    size = math.prod(shape) * dtype.itemsize
-    return buffer.host.bytes[:size].view(dtype).reshape(shape)
-
-
-def _destroy_stream(cuda: Cuda, stream: int) -> None:
-    # After a fatal CUDA error the stream is gone already, and that error was raised.
-    with suppress(DeviceError):
-        cuda.destroy_stream(stream)
+def _open_lane(stack: ExitStack, lane: Lane) -> Lane:
+    stack.callback(lane.close)
+    return lane

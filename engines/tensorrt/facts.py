@@ -24,6 +24,7 @@ class PlanFacts:
         inputs: in graph order.
         outputs: in graph order.
         profile: sizes of the dynamic axes it accepts.
+        profiles: the optimisation profiles it was compiled with, in their order.
         caches: outputs that are inputs written in place, and those inputs.
     """
 
@@ -34,6 +35,7 @@ class PlanFacts:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profile: ShapeProfile
+    profiles: tuple[ShapeProfile, ...]
     caches: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -63,6 +65,7 @@ class PlanFacts:
         Raises:
             KeyError, TypeError, ValueError, FeedError: when the content has another form.
         """
+        profile = _profile(facts["profile"])
         return cls(
             target=str(facts["target"]),
             package_version=str(facts["package_version"]),
@@ -70,7 +73,8 @@ class PlanFacts:
             plan_bytes=int(facts["bytes"]),
             inputs=tuple(map(_spec, facts["inputs"])),
             outputs=tuple(map(_spec, facts["outputs"])),
-            profile=ShapeProfile({name: _range(sizes) for name, sizes in facts["profile"].items()}),
+            profile=profile,
+            profiles=tuple(map(_profile, facts.get("profiles", ()))) or (profile,),
             caches={str(present): str(past) for present, past in facts.get("caches", {}).items()},
         )
 
@@ -100,6 +104,10 @@ class PlanFacts:
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:
     dims = tuple(dim if isinstance(dim, str) else int(dim) for dim in entry["dims"])
     return TensorSpec(str(entry["name"]), str(entry["dtype"]), dims)
+
+
+def _profile(axes: Mapping[str, list[int]]) -> ShapeProfile:
+    return ShapeProfile({name: _range(sizes) for name, sizes in axes.items()})
 
 
 def _range(sizes: list[int]) -> tuple[int, int, int]:

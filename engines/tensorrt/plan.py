@@ -26,27 +26,45 @@ _NUMPY_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class OpenPlan:
-    """A deserialised plan with the one context that runs it.
+    """A deserialised plan; its contexts are made from it.
 
     Attributes:
-        context: the ``IExecutionContext``; not thread-safe.
-        engine: the ``ICudaEngine`` behind it.
+        target: ``tensorrt`` or ``tensorrt-rtx``, for errors.
+        trt: the flavour's module.
+        engine: the ``ICudaEngine``; thread-safe, and the only copy of the weights.
         runtime: the ``IRuntime`` behind the engine.
         logger: the ``ILogger`` behind the runtime.
         lines: what the library said, newest lines only.
         notes: what the user should know about this plan on this GPU.
     """
 
-    context: Any
+    target: str
+    trt: Any
     engine: Any
     runtime: Any
     logger: Any
     lines: LogLines
     notes: tuple[str, ...]
 
+    def create_context(self) -> Any:
+        """A new ``IExecutionContext`` whose scratch memory the caller provides.
+
+        Raises:
+            DeviceError: when TensorRT cannot, with its own messages.
+        """
+        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self.engine.create_execution_context(strategy)
+        if context is None:
+            raise DeviceError(
+                f"TensorRT cannot create an execution context: {self.lines.take_problems()}; "
+                "its profile may need more memory than the GPU has free, load with fewer lanes "
+                "or rebuild with a smaller profile"
+            )
+        return context
+
 
 def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
-    """Deserialise a plan and create an execution context.
+    """Deserialise a plan and check that it is the one that ``facts`` describe.
 
     Args:
         trt: the flavour's module.
@@ -74,15 +92,14 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
             f"{_built_for(facts)}, this machine has {trt.__version__}; rebuild it here"
         )
     _check_tensors(trt, engine, facts)
-    context = engine.create_execution_context()
-    if context is None:
-        raise DeviceError(
-            f"TensorRT cannot create an execution context: {lines.take_problems()}; "
-            f"the profile {facts.profile} may need more memory than the GPU has free, "
-            "rebuild with a smaller one"
-        )
     return OpenPlan(
-        context=context, engine=engine, runtime=runtime, logger=logger, lines=lines, notes=notes
+        target=facts.target,
+        trt=trt,
+        engine=engine,
+        runtime=runtime,
+        logger=logger,
+        lines=lines,
+        notes=notes,
     )
 
 

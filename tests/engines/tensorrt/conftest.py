@@ -12,8 +12,12 @@ from fuselage.engines.tensorrt.flavour import FLAVOURS
 
 
 def _load(name: str) -> ModuleType:
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"tensorrt_tests_{name}", path)
+    path = Path(__file__).with_name(name)
+    folder = [str(path)] if path.is_dir() else None
+    path = path / "__init__.py" if folder else path.with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(
+        f"tensorrt_tests_{name}", path, submodule_search_locations=folder
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -30,7 +34,7 @@ def graphs() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def fakes() -> ModuleType:
-    """tests/engines/tensorrt/fake.py"""
+    """tests/engines/tensorrt/fake/"""
     return _load("fake")
 
 

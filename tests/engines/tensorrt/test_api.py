@@ -1,23 +1,29 @@
 """Every name we use of TensorRT and CUDA exists in every version we support, or is asked for first.
 
-api.json holds, for the bindings of three versions, those names that we use; a new use fails here
-until it has been looked up in all three.
+api.json holds, for the bindings of three versions of TensorRT, those names that we use, and
+cuda_api.json those of ``cuda.bindings.runtime``; a new use fails here until it was looked up there.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import fuselage.engines.tensorrt as package
 
-SOURCES = sorted(Path(package.__path__[0]).glob("*.py"))
+SOURCES = sorted(Path(package.__path__[0]).rglob("*.py"))
 API: dict[str, dict[str, list[str]]] = json.loads(
     Path(__file__).with_name("api.json").read_text(encoding="utf-8")
+)
+
+CUDA: dict[str, Any] = json.loads(
+    Path(__file__).with_name("cuda_api.json").read_text(encoding="utf-8")
 )
 
 CLASS_OF = {
@@ -44,6 +50,7 @@ GUARDS = {
     "EngineValidity": "EngineValidity",
     "causal_kind": "CausalMaskKind",
     "get_engine_validity": "get_engine_validity",
+    "is_stream_capturable": "is_stream_capturable",
     "key_value_lengths": "CausalMaskKind",
     "num_compute_capabilities": "ComputeCapability",
     "set_compute_capability": "ComputeCapability",
@@ -82,7 +89,7 @@ def test_api_json_holds_nothing_that_we_do_not_use() -> None:
 
 def test_api_json_agrees_with_the_installed_package() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    api = next(api for version, api in API.items() if version.startswith("tensorrt_rtx"))
+    api = dict(next(api for version, api in API.items() if version.startswith("tensorrt_rtx")))
     module_names = api.pop("")
     assert [name for name in module_names if not hasattr(trt, name)] == []
     # An attention layer is typed as ILayer until its class is set.
@@ -96,34 +103,56 @@ def test_api_json_agrees_with_the_installed_package() -> None:
     assert missing == []
 
 
-def test_the_fake_has_no_name_that_tensorrt_lacks(fakes: ModuleType) -> None:
-    stands_for = {"Runtime": "Runtime", "RtxRuntime": "Runtime", "Engine": "ICudaEngine"}
-    stands_for |= {"Context": "IExecutionContext"}
-    own = {"trt", "cuda", "model", "fails"}
-    for fake, real in stands_for.items():
-        known = {name for api in API.values() for name in api.get(real, [])}
-        names = {name for name in vars(getattr(fakes, fake)) if not name.startswith("_")}
-        assert names - own <= known, fake
+@pytest.mark.parametrize("version", API)
+def test_a_fake_has_the_names_of_its_version_alone(fakes: ModuleType, version: str) -> None:
+    trt = fakes.FakeTensorRt(version, fakes.FakeCuda())
+    faked = {"Runtime": trt.Runtime}
+    faked["ICudaEngine"] = trt.restrict(fakes.Engine, "ICudaEngine")
+    faked["IExecutionContext"] = trt.restrict(fakes.Context, "IExecutionContext")
+    for real, fake in faked.items():
+        names = {name for name in vars(fake) if not name.startswith("_")}
+        assert names == set(API[version][real]), real
+    module = {name for name in vars(trt) if name[:1].isupper()}
+    assert module <= set(API[version][""])
+    rtx_only = {"get_engine_validity", "is_stream_capturable"}
+    missing = {name for name in rtx_only if not any(hasattr(fake, name) for fake in faked.values())}
+    assert missing == (set() if version.startswith("tensorrt_rtx") else rtx_only)
 
 
-def test_cuda_has_every_name_that_we_and_the_fake_use(fakes: ModuleType) -> None:
-    cuda = pytest.importorskip("cuda.bindings.runtime")
+def test_a_name_that_no_version_has_cannot_be_faked(fakes: ModuleType) -> None:
+    trt = fakes.FakeTensorRt("tensorrt", fakes.FakeCuda())
+    invented = type("Invented", (), {"execute_async_v4": None})
+    with pytest.raises(fakes.MisuseError, match=r"IExecutionContext\.\['execute_async_v4'\]"):
+        trt.restrict(invented, "IExecutionContext")
+
+
+def test_the_fake_cuda_has_every_name_that_we_use_and_no_other(fakes: ModuleType) -> None:
     source = ast.parse(next(path for path in SOURCES if path.name == "cuda.py").read_text())
     used = {chain for node in ast.walk(source) if (chain := dotted(node)).startswith("self._api.")}
     names = {chain.split(".")[2] for chain in used}
-    names |= {name for name in vars(fakes.FakeCuda) if name.startswith("cuda")}
-    assert len(names) > 15
-    assert [name for name in sorted(names) if not hasattr(cuda, name)] == []
-    enums = {
+    assert len(names) > 25, "the search for uses has stopped finding them"
+    faked = {name for name in vars(fakes.FakeCuda) if name.startswith("cuda")}
+    assert names == faked == set(CUDA["names"])
+    for name, fake in enums(fakes).items():
+        assert {member.name: int(member) for member in fake} == CUDA["enums"][name]
+
+
+def test_cuda_api_json_agrees_with_the_installed_bindings() -> None:
+    cuda = pytest.importorskip("cuda.bindings.runtime")
+    assert [name for name in CUDA["names"] if not hasattr(cuda, name)] == []
+    for name, members in CUDA["enums"].items():
+        real = getattr(cuda, name)
+        assert {member: int(getattr(real, member)) for member in members} == members
+
+
+def enums(fakes: ModuleType) -> dict[str, Any]:
+    """Name of a CUDA enum -> what stands in for it."""
+    return {
+        "cudaError_t": fakes.Status,
         "cudaMemcpyKind": fakes.CopyKind,
         "cudaDeviceAttr": fakes.DeviceAttribute,
-        "cudaError_t": fakes.Status,
+        "cudaStreamCaptureMode": fakes.CaptureMode,
     }
-    for name, fake in enums.items():
-        real = getattr(cuda, name)
-        assert {member.name: int(getattr(real, member.name)) for member in fake} == {
-            member.name: int(member) for member in fake
-        }
 
 
 def dotted(node: ast.AST) -> str:
@@ -139,7 +168,8 @@ def uses(path: Path) -> set[tuple[str, str]]:
     """(class, member) for every name of TensorRT in a file; class "" is the module itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        owner, _, name = dotted(node).rpartition(".")
+        chain = re.sub(r"^(self\.|plan\.)*_?", "", dotted(node))
+        owner, _, name = chain.rpartition(".")
         if name.startswith("__"):
             continue
         if owner == "trt":

@@ -1,12 +1,12 @@
-"""Device and pinned host memory for the tensors of one engine; it grows and is reused."""
+"""Device and pinned host memory for the tensors of one call at a time; it grows and is reused."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ...errors import DeviceError
-from .cuda import Cuda, PinnedMemory
+from ....errors import DeviceError
+from ..cuda import Cuda, PinnedMemory
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,28 @@ class Buffer:
         return self.host.bytes.size
 
 
-class IoBuffers:
+class BufferSet:
     """One buffer a tensor, owned until `close`.
 
     Args:
         cuda: the CUDA facade.
         stream: the stream whose work uses the buffers.
+
+    Attributes:
+        generation: counts replaced buffers; a CUDA graph recorded under another value holds
+            addresses that are gone.
     """
 
     def __init__(self, cuda: Cuda, stream: int) -> None:
+        self.generation = 0
         self._cuda = cuda
         self._stream = stream
         self._buffers: dict[str, Buffer] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What the buffers take on either side."""
+        return sum(buffer.size for buffer in self._buffers.values())
 
     def reserve(self, name: str, size: int) -> Buffer:
         """A buffer of at least ``size`` bytes for a tensor; its content is undefined.
@@ -82,6 +92,7 @@ class IoBuffers:
             raise
 
     def _release(self, name: str) -> None:
+        self.generation += 1
         buffer = self._buffers.pop(name)
         try:
             self._cuda.free(buffer.device, self._stream)

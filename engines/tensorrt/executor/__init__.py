@@ -1,0 +1,1 @@
+"""What runs an open plan: lanes, their contexts, buffers and CUDA graphs, and who gets which."""

@@ -1,0 +1,77 @@
+"""Who gets which slot of which lane; and the end, when nobody gets one any more."""
+
+from __future__ import annotations
+
+import threading
+
+from ....errors import DeviceError
+from .lane import Lane
+from .slot import Slot
+
+
+class SlotPool:
+    """Hands out slots to threads. Thread-safe.
+
+    A lone caller always gets the same slot, so that its graphs are recorded once; callers at the
+    same time are spread over the lanes before they share one.
+
+    Args:
+        lanes: the lanes of one engine.
+        name: the target, for errors.
+    """
+
+    def __init__(self, lanes: tuple[Lane, ...], name: str) -> None:
+        self._free = [(lane, list(lane.slots)) for lane in lanes]
+        self._name = name
+        self._busy = 0
+        self._end: str | None = None
+        self._changed = threading.Condition()
+
+    def acquire(self) -> tuple[Lane, Slot]:
+        """Wait for a slot.
+
+        Raises:
+            DeviceError: when the engine is closed, or its GPU was lost.
+        """
+        with self._changed:
+            while True:
+                if self._end is not None:
+                    raise DeviceError(f"this {self._name} engine {self._end}")
+                lane, slots = max(self._free, key=_count)
+                if slots:
+                    self._busy += 1
+                    return lane, slots.pop(0)
+                self._changed.wait()
+
+    def release(self, lane: Lane, slot: Slot) -> None:
+        """Give a slot back."""
+        with self._changed:
+            slots = next(slots for owner, slots in self._free if owner is lane)
+            slots.append(slot)
+            slots.sort(key=_index)
+            self._busy -= 1
+            # The one that is closing waits beside those that want a slot.
+            self._changed.notify_all() if self._end else self._changed.notify()
+
+    def condemn(self, reason: str) -> None:
+        """Refuse every further call, because the GPU is lost."""
+        with self._changed:
+            if self._end is None:
+                self._end = f"lost its GPU ({reason}); load it again in a new process"
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse every further call and wait for those under way."""
+        with self._changed:
+            self._end = self._end or "is closed; load it again"
+            self._changed.notify_all()
+            while self._busy:
+                self._changed.wait()
+
+
+def _count(item: tuple[Lane, list[Slot]]) -> int:
+    return len(item[1])
+
+
+def _index(slot: Slot) -> int:
+    return slot.index
