@@ -10,9 +10,10 @@ import onnx_ir as ir
 from ..engines.base import EngineArtifact
 from ..graph.model import Graph
 from ..passes.qdq.params import FP8, INT8, Scheme
-from ..passes.qdq.policy import QuantPlan, QuantPolicy
+from ..passes.qdq.policy import Linear, QuantPlan, QuantPolicy
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_NAMED = 3
 _SMALLEST_FUSED_HEAD = 16  # TensorRT-RTX 1.7 refuses fused attention for smaller heads (measured)
 
 
@@ -40,7 +41,8 @@ def lost_fusions(
     wanted = sum(_is_fusable(node) for node in graph.model.graph)
     fused = kernels["fused_attention"]
     if fused < wanted:
-        lines.append(f"{fused} of {wanted} attention blocks are fused attention kernels")
+        line = f"{fused} of {wanted} attention blocks are fused attention kernels"
+        lines.append("; ".join([line, *_named(artifact.facts.get("decomposed_attention", ()))]))
     if plan is not None:
         lines += [*_float_gemms(plan, policy, listed), *_float_tables(plan, listed)]
     return tuple(lines)
@@ -61,13 +63,32 @@ def _is_fusable(node: ir.Node) -> bool:
 def _float_gemms(
     plan: QuantPlan, policy: QuantPolicy, kernels: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """A line when a planned linear has no kernel that reads the planned codes."""
+    """A line for each profile in which a planned linear has no kernel of the planned form."""
     name, is_form = _FORMS[policy.weight_only, policy.scheme]
-    found = {node for kernel in kernels if is_form(kernel) for node in kernel["nodes"]}
-    missing = [linear.node for linear in plan.linears if linear.node not in found]
-    if not missing:
-        return []
-    return [f"{len(missing)} of {len(plan.linears)} {name} run in float, first {missing[0]!r}"]
+    lines = []
+    for profile in sorted({kernel.get("profile", 0) for kernel in kernels} or {0}):
+        own = [kernel for kernel in kernels if kernel.get("profile", 0) == profile]
+        found = {node for kernel in own if is_form(kernel) for node in kernel["nodes"]}
+        missing = [linear for linear in plan.linears if linear.node not in found]
+        if not missing:
+            continue
+        where = f" in profile {profile}" if profile else ""
+        edges = [_edge(linear, own) for linear in missing[:_NAMED]]
+        count = f"{len(missing)} of {len(plan.linears)} {name} run in float{where}"
+        lines.append(f"{count}: {'; '.join(edges)}{', ...' if len(missing) > _NAMED else ''}")
+    return lines
+
+
+def _edge(linear: Linear, kernels: Sequence[Mapping[str, Any]]) -> str:
+    """The edge that was meant to be quantised, and what computes it instead."""
+    kinds = ("gemm", "runtime_fusion")
+    instead = [k for k in kernels if k["kind"] in kinds and linear.node in k["nodes"]]
+    seen = f"a {instead[0]['kind']} of {instead[0]['dtypes']}" if instead else "no product"
+    return f"{linear.activation!r} -> {linear.node!r} (weight {linear.weight!r}) is {seen}"
+
+
+def _named(attentions: Sequence[Mapping[str, str]]) -> list[str]:
+    return [f"{found['node']!r}: {found['reason']}" for found in attentions[:_NAMED]]
 
 
 def _float_tables(plan: QuantPlan, kernels: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -86,15 +107,26 @@ def _restored_weights(
     """A line when ONNX Runtime restores planned weights instead of multiplying with them."""
     if plan is None or not policy.weight_only:
         return ()
-    planned, found = len(plan.linears), operators.get("MatMulNBits", 0)
+    planned, found = len(plan.linears), operators.get("com.microsoft::MatMulNBits", 0)
     if found >= planned:
         return ()
     return (f"{planned - found} of {planned} int8 weights are restored to float at each run",)
 
 
 def _multiplies(codes: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a kernel is a GEMM of such operands."""
-    return lambda kernel: kernel["kind"] == "gemm" and str(kernel["dtypes"]).startswith(codes)
+    """Whether a kernel is a GEMM of two such operands.
+
+    A product of what was restored to float reads codes too, but is a ``runtime_fusion``.
+    """
+
+    def is_form(kernel: Mapping[str, Any]) -> bool:
+        inputs, _, constants = str(kernel["dtypes"]).partition("->")[0].partition("|")
+        first, *others = inputs.split(",")
+        factors = (*constants.split(","), *others)
+        is_product = first.startswith(codes) and any(one.startswith(codes) for one in factors)
+        return kernel["kind"] == "gemm" and is_product
+
+    return is_form
 
 
 def _reads_int8(kernel: Mapping[str, Any]) -> bool:

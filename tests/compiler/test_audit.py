@@ -106,10 +106,21 @@ INT8, HALF = "Int8|Int8->Half", "Half|Half->Half"
         (((INT8, ["block/up"]), (INT8, ["block/y", "block/g"])), None),
         (((INT8, ["block/up", "block/y"]),), None),
         (((INT8, ["block/up"]), (HALF, ["block/y"])),
-         "1 of 2 INT8 GEMMs run in float, first 'block/y'"),
+         "1 of 2 INT8 GEMMs run in float: "
+         "'g' -> 'block/y' (weight 'w2') is a gemm of Half|Half->Half"),
         (((HALF, ["block/up"]), (HALF, ["block/y"])),
-         "2 of 2 INT8 GEMMs run in float, first 'block/up'"),
-        ((), "2 of 2 INT8 GEMMs run in float, first 'block/up'"),
+         "2 of 2 INT8 GEMMs run in float: "
+         "'x' -> 'block/up' (weight 'w1') is a gemm of Half|Half->Half; "
+         "'g' -> 'block/y' (weight 'w2') is a gemm of Half|Half->Half"),
+        ((),
+         "2 of 2 INT8 GEMMs run in float: 'x' -> 'block/up' (weight 'w1') is no product; "
+         "'g' -> 'block/y' (weight 'w2') is no product"),
+        # One operand alone: what a product of two restored weights, or of none, reads.
+        ((("Int8|Half->Half", ["block/up"]), ("Half|Int8->Half", ["block/y"])),
+         "2 of 2 INT8 GEMMs run in float: "
+         "'x' -> 'block/up' (weight 'w1') is a gemm of Int8|Half->Half; "
+         "'g' -> 'block/y' (weight 'w2') is a gemm of Half|Int8->Half"),
+        ((("Int8,Half|Int8->Half", ["block/up"]), ("Int8,Int8->Half", ["block/y"])), None),
     ],
 )  # fmt: skip
 def test_gemms_that_stayed_float_are_named(
@@ -129,8 +140,29 @@ def test_other_kernels_of_that_node_do_not_count(linears: Graph) -> None:
     plan = QuantPolicy().plan(linears.model)
     engine = EngineArtifact(target="tensorrt", files=(), facts=facts)
     assert lost_fusions(linears, plan, engine) == (
-        "2 of 2 INT8 GEMMs run in float, first 'block/up'",
+        "2 of 2 INT8 GEMMs run in float: 'x' -> 'block/up' (weight 'w1') is no product; "
+        "'g' -> 'block/y' (weight 'w2') is no product",
     )
+
+
+def test_every_profile_has_to_have_them(linears: Graph) -> None:
+    first = {"kind": "gemm", "dtypes": INT8, "nodes": ["block/up", "block/y"], "profile": 0}
+    second = {"kind": "gemm", "dtypes": INT8, "nodes": ["block/up"], "profile": 1}
+    facts = {"kernels": {"fused_attention": 0}, "kernel_list": [first, second]}
+    plan = QuantPolicy().plan(linears.model)
+    assert lost_fusions(
+        linears, plan, EngineArtifact(target="tensorrt", files=(), facts=facts)
+    ) == (
+        "1 of 2 INT8 GEMMs run in float in profile 1: 'g' -> 'block/y' (weight 'w2') is no product",
+    )
+
+
+def test_lost_attention_is_named_with_its_reason() -> None:
+    engine = artifact(1)
+    facts = dict(engine.facts) | {"decomposed_attention": [{"node": "layer.0", "reason": "odd"}]}
+    assert lost_fusions(
+        typed(attentions("float16")), None, EngineArtifact(target="tensorrt", files=(), facts=facts)
+    ) == ("1 of 2 attention blocks are fused attention kernels; 'layer.0': odd",)
 
 
 def test_a_float_engine_has_no_int8_to_lose(linears: Graph) -> None:
