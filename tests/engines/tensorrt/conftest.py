@@ -5,6 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,24 @@ def graphs() -> ModuleType:
 def fakes() -> ModuleType:
     """tests/engines/tensorrt/fake/"""
     return _load("fake")
+
+
+@pytest.fixture(scope="session")
+def rigs() -> ModuleType:
+    """tests/engines/tensorrt/rig.py"""
+    return _load("rig")
+
+
+@pytest.fixture(params=["tensorrt-10.16.1.11", "tensorrt-11.4.0.106", "tensorrt_rtx-1.7.1.116"])
+def rig(rigs: ModuleType, fakes: ModuleType, request: pytest.FixtureRequest) -> Any:
+    """A Rig of each version."""
+    return rigs.Rig(fakes, request.param)
+
+
+@pytest.fixture
+def rtx(rigs: ModuleType, fakes: ModuleType) -> Any:
+    """A Rig of TensorRT-RTX."""
+    return rigs.Rig(fakes, "tensorrt_rtx-1.7.1.116")
 
 
 @pytest.fixture(autouse=True)

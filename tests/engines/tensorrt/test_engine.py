@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import sys
 import threading
 from pathlib import Path
@@ -15,9 +13,7 @@ import pytest
 
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt.backend import TensorRtBackend
-from fuselage.engines.tensorrt.cuda import Cuda
 from fuselage.engines.tensorrt.engine import TensorRtEngine
-from fuselage.engines.tensorrt.facts import PlanFacts
 from fuselage.errors import (
     BuildError,
     BundleError,
@@ -27,137 +23,56 @@ from fuselage.errors import (
 )
 from fuselage.graph.tensors import ShapeProfile
 
-AXES: tuple[int | str, ...] = ("batch", "sequence")
-TENSORS = {
-    "inputs": [
-        {"name": "ids", "dtype": "int64", "dims": list(AXES)},
-        {"name": "mask", "dtype": "int64", "dims": list(AXES)},
-    ],
-    "outputs": [
-        {"name": "pooled", "dtype": "float32", "dims": ["batch"]},
-        {"name": "hidden", "dtype": "float16", "dims": ["batch", "sequence", 2]},
-    ],
-}
 
-
-def compute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    kept = feeds["ids"] * feeds["mask"]
-    return {
-        "pooled": kept.sum(axis=1) / feeds["mask"].sum(axis=1),
-        "hidden": np.stack([kept, kept + 0.5], axis=-1),
-    }
-
-
-class Rig:
-    """A fake GPU, a fake TensorRT and the facts of a plan that runs on them."""
-
-    def __init__(self, fakes: ModuleType, version: str) -> None:
-        self.fakes = fakes
-        self.cuda = fakes.FakeCuda()
-        self.package = version.split("-")[0]
-        target = self.package.replace("_", "-")
-        specs: dict[str, dict[str, Any]] = {
-            side: {entry["name"]: (entry["dtype"], tuple(entry["dims"])) for entry in entries}
-            for side, entries in TENSORS.items()
-        }
-        model = fakes.FakeModel(**specs, function=compute)
-        self.trt = fakes.FakeTensorRt(version, self.cuda, model)
-        self.content = {
-            "target": target,
-            "package_version": self.trt.__version__,
-            "compute_capabilities": ["SM80", "SM89"],
-            "bytes": len(fakes.PLAN),
-            "profile": {"batch": [1, 2, 64], "sequence": [1, 8, 64]},
-            **copy.deepcopy(TENSORS),
-        }
-
-    def open(self) -> TensorRtEngine:
-        facts = PlanFacts.parse(self.content)
-        return TensorRtEngine.open(self.trt, Cuda(self.cuda), self.fakes.PLAN, facts)
-
-    def folder(self, path: Path) -> Path:
-        (path / "engine.plan").write_bytes(self.fakes.PLAN)
-        (path / "engine.json").write_text(json.dumps(self.content))
-        return path
-
-
-@pytest.fixture(params=["tensorrt-10.16.1.11", "tensorrt-11.4.0.106", "tensorrt_rtx-1.7.1.116"])
-def rig(fakes: ModuleType, request: pytest.FixtureRequest) -> Rig:
-    return Rig(fakes, request.param)
-
-
-@pytest.fixture
-def rtx(fakes: ModuleType) -> Rig:
-    return Rig(fakes, "tensorrt_rtx-1.7.1.116")
-
-
-def feeds(batch: int, sequence: int, seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    mask = (np.arange(sequence) < random.integers(1, sequence + 1, (batch, 1))).astype(np.int64)
-    return {"ids": random.integers(0, 50, (batch, sequence)), "mask": mask}
-
-
-def assert_answers(engine: TensorRtEngine, batch: int, sequence: int) -> dict[str, np.ndarray]:
-    fed = feeds(batch, sequence, seed=batch)
-    outputs = engine.run(fed)
-    expected = compute(fed)
-    assert outputs["pooled"].dtype == np.float32
-    assert outputs["hidden"].dtype == np.float16
-    assert outputs["hidden"].shape == (batch, sequence, 2)
-    np.testing.assert_allclose(outputs["pooled"], expected["pooled"], rtol=1e-6)
-    np.testing.assert_array_equal(outputs["hidden"], expected["hidden"].astype(np.float16))
-    return outputs
-
-
-def test_answers_for_changing_shapes_and_leaks_nothing(rig: Rig) -> None:
+def test_answers_for_changing_shapes_and_leaks_nothing(rig: Any) -> None:
     with rig.open() as engine:
         assert [spec.name for spec in engine.inputs] == ["ids", "mask"]
         for batch, sequence in ((3, 7), (1, 1), (64, 64), (5, 13), (3, 7)):
-            assert_answers(engine, batch, sequence)
+            rig.check(engine, batch, sequence)
         assert sum(context._executions for context in rig.trt.contexts) == 5
     assert rig.cuda.leaks() == {}
 
 
-def test_buffers_are_reused_and_grow(rig: Rig) -> None:
+def test_buffers_are_reused_and_grow(rig: Any) -> None:
     with rig.open() as engine:
         workspaces = rig.cuda.allocations
         assert workspaces == 2, "one a lane"
-        assert_answers(engine, 4, 8)
+        rig.check(engine, 4, 8)
         assert rig.cuda.allocations == workspaces + 4
-        assert_answers(engine, 4, 8)
-        assert_answers(engine, 2, 3)
+        rig.check(engine, 4, 8)
+        rig.check(engine, 2, 3)
         assert rig.cuda.allocations == workspaces + 4
-        assert_answers(engine, 5, 8)
+        rig.check(engine, 5, 8)
         assert rig.cuda.allocations == workspaces + 8
-        assert_answers(engine, 8, 8)
+        rig.check(engine, 8, 8)
         assert rig.cuda.allocations == workspaces + 8, "growth must at least double a buffer"
         # Two lanes of one stream and two slots, each with a stream, two events and its buffers.
         assert rig.cuda.leaks() == {"memory": 6, "pinned": 4, "streams": 6, "events": 8}
 
 
-def test_outputs_are_new_arrays(rig: Rig) -> None:
+def test_outputs_are_new_arrays(rig: Any) -> None:
     with rig.open() as engine:
-        first = assert_answers(engine, 2, 5)
+        first = rig.check(engine, 2, 5)
         kept = {name: array.copy() for name, array in first.items()}
-        assert_answers(engine, 3, 5)
+        rig.check(engine, 3, 5)
     for name, array in kept.items():
         np.testing.assert_array_equal(first[name], array)
 
 
-def test_takes_arrays_that_are_not_contiguous(rig: Rig) -> None:
-    fed = feeds(4, 6)
+def test_takes_arrays_that_are_not_contiguous(rig: Any) -> None:
+    fed = rig.feeds(4, 6)
     strided = {name: np.asfortranarray(array) for name, array in fed.items()}
     with rig.open() as engine:
         np.testing.assert_array_equal(engine.run(strided)["hidden"], engine.run(fed)["hidden"])
 
 
-def test_threads_take_turns(rig: Rig) -> None:
+def test_threads_take_turns(rig: Any) -> None:
     failures: list[BaseException] = []
 
     def work(batch: int) -> None:
         try:
             for sequence in (1, 9, 30):
-                assert_answers(engine, batch, sequence)
+                rig.check(engine, batch, sequence)
         except BaseException as error:
             failures.append(error)
 
@@ -171,23 +86,23 @@ def test_threads_take_turns(rig: Rig) -> None:
     assert rig.cuda.leaks() == {}
 
 
-def test_runs_on_the_device_it_was_opened_on_from_any_thread(rig: Rig) -> None:
+def test_runs_on_the_device_it_was_opened_on_from_any_thread(rig: Any) -> None:
     rig.cuda.cudaSetDevice(1)
     answers = []
     with rig.open() as engine:
-        thread = threading.Thread(target=lambda: answers.append(assert_answers(engine, 2, 2)))
+        thread = threading.Thread(target=lambda: answers.append(rig.check(engine, 2, 2)))
         thread.start()
         thread.join()
     assert len(answers) == 1
 
 
-def test_close_is_idempotent_and_ends_the_engine(rig: Rig) -> None:
+def test_close_is_idempotent_and_ends_the_engine(rig: Any) -> None:
     engine = rig.open()
     engine.close()
     engine.close()
     assert rig.cuda.leaks() == {}
     with pytest.raises(DeviceError, match=f"this {rig.content['target']} engine is closed"):
-        engine.run(feeds(1, 1))
+        engine.run(rig.feeds(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -200,9 +115,9 @@ def test_close_is_idempotent_and_ends_the_engine(rig: Rig) -> None:
     ],
 )
 def test_wrong_feeds_are_refused_before_the_gpu_sees_them(
-    rig: Rig, change: dict[str, np.ndarray | None], message: str
+    rig: Any, change: dict[str, np.ndarray | None], message: str
 ) -> None:
-    fed = {name: array for name, array in (feeds(2, 3) | change).items() if array is not None}
+    fed = {name: array for name, array in (rig.feeds(2, 3) | change).items() if array is not None}
     with rig.open() as engine:
         opened = rig.cuda.allocations
         with pytest.raises(FeedError, match=message):
@@ -211,45 +126,45 @@ def test_wrong_feeds_are_refused_before_the_gpu_sees_them(
 
 
 @pytest.mark.parametrize("step", ["shape", "infer", "infer-raises", "address", "execute"])
-def test_a_failing_step_carries_the_log_and_the_engine_recovers(rig: Rig, step: str) -> None:
+def test_a_failing_step_carries_the_log_and_the_engine_recovers(rig: Any, step: str) -> None:
     with rig.open() as engine:
         rig.trt.faults = {step}
         with pytest.raises(DeviceError, match=f"cannot .*the reason for {step}"):
-            engine.run(feeds(2, 3))
+            engine.run(rig.feeds(2, 3))
         rig.trt.faults = set()
-        assert_answers(engine, 2, 3)
+        rig.check(engine, 2, 3)
     assert rig.cuda.leaks() == {}
 
 
 @pytest.mark.parametrize("call", ["cudaMallocAsync", "cudaHostAlloc"])
-def test_out_of_memory_says_what_to_do_and_the_engine_recovers(rig: Rig, call: str) -> None:
+def test_out_of_memory_says_what_to_do_and_the_engine_recovers(rig: Any, call: str) -> None:
     out_of_memory = rig.fakes.Status.cudaErrorMemoryAllocation
     with rig.open() as engine:
         rig.cuda.fail(call, out_of_memory)
         with pytest.raises(
             DeviceError, match=r"cannot allocate 48 bytes.*cudaErrorMemoryAllocation \(2\).*smaller"
         ):
-            engine.run(feeds(2, 3))
-        assert_answers(engine, 2, 3)
+            engine.run(rig.feeds(2, 3))
+        rig.check(engine, 2, 3)
     assert rig.cuda.leaks() == {}
 
 
-def test_growth_falls_back_to_the_size_that_is_needed(rig: Rig) -> None:
+def test_growth_falls_back_to_the_size_that_is_needed(rig: Any) -> None:
     with rig.open() as engine:
-        assert_answers(engine, 4, 8)
+        rig.check(engine, 4, 8)
         rig.cuda.fail("cudaMallocAsync", rig.fakes.Status.cudaErrorMemoryAllocation)
-        assert_answers(engine, 4, 9)
+        rig.check(engine, 4, 9)
         sizes = [len(block.bytes) for block in rig.cuda.memory.values()]
         assert sizes.count(4 * 9 * 8) == 1, "the doubled size did not fit, the needed one did"
         assert sizes.count(2 * 4 * 8 * 8) == 1, "the other input took the doubled size"
 
 
-def test_a_fatal_cuda_error_is_reported_and_close_still_works(rig: Rig) -> None:
+def test_a_fatal_cuda_error_is_reported_and_close_still_works(rig: Any) -> None:
     illegal = rig.fakes.Status.cudaErrorIllegalAddress
     engine = rig.open()
     rig.cuda.fail("cudaStreamSynchronize", illegal, illegal, illegal)
     with pytest.raises(DeviceError, match=r"cudaErrorIllegalAddress \(700\).*new process"):
-        engine.run(feeds(2, 3))
+        engine.run(rig.feeds(2, 3))
     rig.cuda.fail("cudaFreeAsync", *[illegal] * 4)
     engine.close()
 
@@ -261,21 +176,21 @@ def test_a_fatal_cuda_error_is_reported_and_close_still_works(rig: Rig) -> None:
         ("context", "cannot create an execution context: the reason for context; .* smaller"),
     ],
 )
-def test_a_plan_that_does_not_open_leaves_nothing_behind(rig: Rig, step: str, message: str) -> None:
+def test_a_plan_that_does_not_open_leaves_nothing_behind(rig: Any, step: str, message: str) -> None:
     rig.trt.faults = {step}
     with pytest.raises(DeviceError, match=message):
         rig.open()
     assert rig.cuda.leaks() == {}
 
 
-def test_facts_of_another_plan_are_refused(rig: Rig) -> None:
+def test_facts_of_another_plan_are_refused(rig: Any) -> None:
     rig.content["outputs"][0] = {"name": "pooled", "dtype": "float16", "dims": ["batch"]}
     with pytest.raises(BundleError, match=r"'pooled', 'float16'.*'pooled', 'float32'"):
         rig.open()
     assert rig.cuda.leaks() == {}
 
 
-def test_an_invalid_plan_names_the_reasons(rtx: Rig) -> None:
+def test_an_invalid_plan_names_the_reasons(rtx: Any) -> None:
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 2 | 4)
     with pytest.raises(
         DeviceError, match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); .* SM80, SM89"
@@ -286,33 +201,33 @@ def test_an_invalid_plan_names_the_reasons(rtx: Rig) -> None:
         rtx.open()
 
 
-def test_a_suboptimal_plan_runs_with_a_note(rtx: Rig) -> None:
+def test_a_suboptimal_plan_runs_with_a_note(rtx: Any) -> None:
     rtx.trt.validity = (rtx.fakes.EngineValidity.SUBOPTIMAL, 1)
     with rtx.open() as engine:
-        assert_answers(engine, 2, 3)
+        rtx.check(engine, 2, 3)
         assert len(engine.notes) == 1
         assert "not the best for it (VERSION_MISMATCH)" in engine.notes[0]
 
 
-def install(rig: Rig, patch: pytest.MonkeyPatch) -> TensorRtBackend:
+def install(rig: Any, patch: pytest.MonkeyPatch) -> TensorRtBackend:
     patch.setitem(sys.modules, rig.package, rig.trt)
     patch.setitem(sys.modules, "cuda.bindings.runtime", rig.cuda)
     return TensorRtBackend.of(str(rig.content["target"]))
 
 
 def test_the_backend_loads_a_folder(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = install(rig, monkeypatch)
     assert backend.run_blocker() is None
     with backend.load(rig.folder(tmp_path), LoadOptions()) as engine:
         assert isinstance(engine, TensorRtEngine)
         assert engine.target == backend.target
-        assert_answers(engine, 3, 4)
+        rig.check(engine, 3, 4)
 
 
 def test_a_damaged_folder_is_refused(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = install(rig, monkeypatch)
     with pytest.raises(BundleError, match=r"engine\.json: cannot be read"):
@@ -338,7 +253,7 @@ def test_a_damaged_folder_is_refused(
     ],
 )
 def test_a_machine_without_a_usable_gpu_is_named(
-    rig: Rig,
+    rig: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     driver: int,
@@ -357,7 +272,7 @@ def test_a_machine_without_a_usable_gpu_is_named(
 
 
 def test_no_visible_gpu_blocks_running_and_tensorrt_builds(
-    rig: Rig, graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Any, graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = install(rig, monkeypatch)
     rig.cuda.devices = 0
@@ -375,7 +290,7 @@ def test_no_visible_gpu_blocks_running_and_tensorrt_builds(
 
 
 def test_missing_bindings_are_named(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = install(rig, monkeypatch)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)

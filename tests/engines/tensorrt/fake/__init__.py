@@ -15,7 +15,9 @@ from .tensorrt import (
     Engine,
     EngineValidity,
     FakeTensorRt,
+    ILogger,
     Runtime,
+    Severity,
 )
 
 __all__ = [
@@ -30,8 +32,10 @@ __all__ = [
     "FakeCuda",
     "FakeModel",
     "FakeTensorRt",
+    "ILogger",
     "MisuseError",
     "Runtime",
+    "Severity",
     "Status",
     "onnx_plan",
 ]
