@@ -98,11 +98,12 @@ def build(
             ``int8-weight-only``, or ``fp8`` (GPUs from SM89 on).
         targets: names; empty for all that build on this machine.
         task: ``auto`` picks by the architecture.
-        texts: for int8 and fp8: texts, pairs of texts, or lists of token ids, of which 512 are drawn; a
-            `CalibrationSet` is taken as it is; None takes the corpus that ships with fuselage.
+        texts: for int8 and fp8: texts, pairs of texts, or lists of token ids, of which 512 are
+            drawn; a `CalibrationSet` is taken as it is; None takes the corpus that ships with
+            fuselage.
         int8_embeddings: for int8 and int8-weight-only: large embedding tables are INT8 too.
-        min_sqnr: for all three: linears go back to float, the most harmful for its size first, until
-            held-out text has this ratio of signal to noise, in decibel.
+        min_sqnr: for int8, int8-weight-only and fp8: linears go back to float, the most harmful for
+            its size first, until held-out text has this ratio of signal to noise, in decibel.
         min_cosine: the same with the least cosine of an answer to the float one.
         evaluation: for int8: file of examples with what the model should answer; the report says
             what is lost on them.

@@ -28,6 +28,13 @@ _METHODS: Mapping[Scheme, str] = {
     FP8: AbsoluteMaximum.name,
 }
 
+CAVEATS: Mapping[tuple[str, Precision], str] = {
+    ("ort-cpu", "int8-weight-only"): "weights of a byte make the engine smaller, hardly faster; "
+    "ONNX Runtime multiplies them with activations that it rounds to int8, 32 at a time",
+    ("tensorrt-rtx", "fp8"): "GPUs before SM89 have no FP8, the plan does not run on them",
+}
+"""What a target makes of a precision that its name does not say."""
+
 
 def policy_of(precision: Precision, *, embeddings: bool = False) -> QuantPolicy:
     """The policy of a quantised precision; `embeddings` takes large tables too."""

@@ -60,7 +60,8 @@ GATES: Mapping[Precision, Gate] = {
     "bf16": Gate(6e-2, 0.998, 0.99),
     # MiniLM has a mean of 0.9985 and a least cosine of 0.956; few other models were measured.
     "int8": Gate(None, 0.95, 0.80),
-    "int8-weight-only": Gate(None, 0.95, 0.80),
+    # MiniLM has 0.9987 and 0.996; on ort-cpu, where activations are rounded too, 0.998 and 0.994.
+    "int8-weight-only": Gate(None, 0.99, 0.95),
     "fp8": Gate(None, 0.95, 0.80),
 }
 

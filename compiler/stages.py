@@ -27,7 +27,7 @@ from ..passes.presets import CANONICAL, lowering
 from .audit import lost_fusions
 from .evaluation import check_examples, examples_for
 from .export import Exported, export
-from .formats import policy_of
+from .formats import CAVEATS, policy_of
 from .fusion import count_fusions
 from .latency import measure_latency
 from .precision import CALIBRATED, QUANTIZED, Assignment, gpus_for
@@ -216,6 +216,8 @@ class Build:
         if precision in QUANTIZED:
             assert quantized is not None
             graph, plan, policy = quantized.graph, quantized.plan, quantized.policy
+        if caveat := CAVEATS.get((target, precision)):
+            self.journal.note(f"{target} {precision}: {caveat}")
         with self.journal.stage(f"build {target} {precision}"):
             costs = self.request.costs
             passes = lowering(
