@@ -88,7 +88,17 @@ def _refuse(node: ir.Node) -> str | None:
     readers = [usage.node for usage in output.uses()]
     if output.is_graph_output() or any(reader.op_type != "DequantizeLinear" for reader in readers):
         return "the quantised tensor is read by something else than a DequantizeLinear"
+    if any(_moves_zero(reader) for reader in readers):
+        return "a DequantizeLinear that reads it has another zero point"
     return None
+
+
+def _moves_zero(reader: ir.Node) -> bool:
+    zero_point = reader.inputs[2] if len(reader.inputs) > 2 else None
+    if zero_point is None:
+        return False
+    tensor = ir.convenience.get_const_tensor(zero_point)
+    return tensor is None or bool(tensor.numpy().any())
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
@@ -101,6 +111,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     # A new type object: setting dtype would change the one that clones of the value share.
     node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     for usage in node.outputs[0].uses():
+        usage.node.resize_inputs(3)
         usage.node.replace_input_with(2, value)
     if not old.uses() and old.is_initializer():
         del graph.initializers[str(old.name)]

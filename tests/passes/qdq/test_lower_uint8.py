@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fuselage.errors import PassError
 from fuselage.passes.qdq.insert import InsertQdq
@@ -51,6 +54,47 @@ def test_values_are_preserved_bit_for_bit_saturation_included(quantized, run):
     np.testing.assert_array_equal(after, before)
 
 
+def pair(codes: str, zero: int) -> ort.InferenceSession:
+    """Q and DQ of any tensor by any scale, without the optimiser."""
+    text = f"""<ir_version: 10, opset_import: ["" : 23]>
+    g (float[n] x, float s, {codes} z) => (float[n] y, {codes}[n] q)
+    {{ q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }}"""
+    model = ir.from_onnx_text(text)
+    z = next(value for value in model.graph.inputs if value.name == "z")
+    model.graph.inputs.remove(z)
+    z.const_value = ir.tensor(np.array(zero, codes), name="z")
+    model.graph.register_initializer(z)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = ir.to_proto(model).SerializeToString()
+    return ort.InferenceSession(data, options, ["CPUExecutionProvider"])
+
+
+SIGNED, UNSIGNED = pair("int8", 0), pair("uint8", 128)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    log_scale=st.floats(-60, 60),
+    size=st.integers(1, 80),
+    odd=st.sampled_from([0.0, 0.5, -0.5, 0.25]),
+    extreme=st.sampled_from([0.0, -0.0, 3e38, -3e38, np.inf, -np.inf, np.nan]),
+)
+def test_any_scale_gives_the_same_codes(seed, log_scale, size, odd, extreme):
+    """Ties, their neighbours, saturation, vector lanes and their tails."""
+    rng = np.random.default_rng(seed)
+    scale = np.array(np.exp(log_scale), np.float32)
+    steps = rng.integers(-140, 141, size) + odd
+    x = (steps * np.float64(scale)).astype(np.float32)
+    x = np.nextafter(x, rng.choice([-np.inf, 0, np.inf], size).astype(np.float32))
+    x[rng.integers(size)] = extreme
+    restored, codes = SIGNED.run(None, {"x": x, "s": scale})
+    same, shifted = UNSIGNED.run(None, {"x": x, "s": scale})
+    np.testing.assert_array_equal(shifted.astype(int) - 128, codes)
+    np.testing.assert_array_equal(same, restored)
+
+
 def test_unread_zero_points_are_removed(quantized):
     LowerActivationsUint8()(quantized)
     assert all(value.uses() for value in quantized.graph.initializers.values())
@@ -76,6 +120,23 @@ def test_foreign_zero_point_is_refused(parse):
     assert [refusal.reason for refusal in done.refusals] == [
         "the zero point is not a single constant 0"
     ]
+
+
+def test_a_reader_with_another_zero_point_is_refused(parse):
+    text = PAIR.replace("DequantizeLinear(q, s, z)", "DequantizeLinear(q, s, other)")
+    zeros = {"z": np.array(0, np.int8), "other": np.array(3, np.int8)}
+    done = LowerActivationsUint8()(parse(text, {"s": np.array(0.1, np.float32)} | zeros))
+    assert done.modified is False
+    assert done.refusals[0].reason == "a DequantizeLinear that reads it has another zero point"
+
+
+def test_a_reader_without_a_zero_point_gets_one(parse, run):
+    text = PAIR.replace("DequantizeLinear(q, s, z)", "DequantizeLinear(q, s)")
+    model = parse(text, {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8)})
+    x = np.random.default_rng(0).normal(0, 5, (2, 3, 4)).astype(np.float32)
+    (before,) = run(model, {"x": x})
+    assert LowerActivationsUint8()(model).rewrites == 1
+    np.testing.assert_array_equal(run(model, {"x": x})[0], before)
 
 
 def test_codes_read_by_others_are_refused(parse):
