@@ -28,6 +28,7 @@ import torch
 from families.exporters import SPELLINGS, CannotExportError, export
 from families.models import FAMILIES, SMALL, Family, Traceable, make
 from family_coverage import CASES
+from int8.tables import HEADING, replace_section, section_of
 from peer_worker import TOOLS
 
 PACKAGES = (
@@ -214,7 +215,8 @@ these small graphs ({SMALL.layers} layers, hidden size {SMALL.hidden}), imports 
 """
     print(summary(done))
     if arguments.markdown is not None:
-        arguments.markdown.write_text(page)
+        int8 = section_of(arguments.markdown, HEADING)  # of int8_peers.py
+        arguments.markdown.write_text(replace_section(page, HEADING, int8) if int8 else page)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(done, indent=1) + "\n")
 

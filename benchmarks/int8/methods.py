@@ -1,0 +1,146 @@
+"""What is compared: each peer with its usual settings, and with the best ones that we know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True}
+PLACED = {
+    "OpTypesToExcludeOutputQuantization": ["MatMul"],
+    "DedicatedQDQPair": True,
+}
+"""Options of quantize_static that put Q/DQ on the inputs of the linears alone, as fuselage does.
+
+Without them the outputs of linears and the residual sums are quantized too. neural-compressor sets
+them for TensorRT; they are off by default.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: how the table calls it.
+        environment: a key of `ENVIRONMENTS`; empty for fuselage.
+        tool: of the worker.
+        options: of the tool.
+        feeds: forms of the texts, tried in this order until one works.
+        kind: ``dynamic``, ``static`` or ``own``.
+        limit: texts at most, for a tool whose memory grows by 40 MB a text.
+    """
+
+    name: str
+    environment: str
+    tool: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    feeds: tuple[str, ...] = ("by length", "padded")
+    kind: str = "static"
+    limit: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """A name for its files."""
+        return "".join(c if c.isalnum() else "-" for c in self.name)
+
+
+def _dynamic(name: str, **options: Any) -> Method:
+    return Method(
+        name=f"ORT dynamic, {name}",
+        environment="onnxruntime",
+        tool="ort dynamic",
+        options=options,
+        kind="dynamic",
+    )
+
+
+def _static(
+    name: str,
+    method: str,
+    extra: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    linears: bool = True,
+    activations: str = "QInt8",
+) -> Method:
+    symmetric = {"ActivationSymmetric": activations == "QInt8", "WeightSymmetric": True}
+    options = {
+        "method": method,
+        "operators": ["MatMul"],
+        "linears": linears,
+        "activations": activations,
+        "extra": {**extra, **symmetric},
+    }
+    return Method(
+        name=f"ORT static, {name}",
+        environment="onnxruntime",
+        tool="ort static",
+        options=options,
+    )
+
+
+def _percentile(percentile: float) -> dict[str, Any]:
+    return {"CalibPercentile": percentile}
+
+
+_STREAMED = {"CalibStridedMinMax": 1}
+"""Each batch goes into the histograms at once: no padding is needed, and memory is bounded."""
+
+
+def _smooth(
+    name: str, alpha: float | str, extra: Mapping[str, Any], limit: int | None = None
+) -> Method:
+    return Method(
+        name=f"neural-compressor SmoothQuant, {name}",
+        environment="onnx-neural-compressor",
+        tool="smooth quant",
+        limit=limit,
+        options={"linears": True, "extra": {**_SYMMETRIC, **extra}, "settings": {"alpha": alpha}},
+    )
+
+
+METHODS = (
+    _dynamic("weights per tensor", per_channel=False),
+    _dynamic("weights per channel", per_channel=True),
+    _static("minmax, linears", "MinMax"),
+    _static("minmax, every MatMul", "MinMax", linears=False),
+    Method(
+        name="ORT static, minmax, default operators",
+        environment="onnxruntime",
+        tool="ort static",
+        options={"method": "MinMax", "extra": {"ActivationSymmetric": True}},
+    ),
+    _static("entropy, linears", "Entropy"),
+    _static("percentile 99.999, linears", "Percentile"),
+    _static("percentile 99.99, linears", "Percentile", _percentile(99.99)),
+    _static(
+        "percentile 99.99, linears, streamed",
+        "Percentile",
+        {**_percentile(99.99), **_STREAMED},
+    ),
+    _static("minmax, inputs of linears", "MinMax", PLACED),
+    _static(
+        "percentile 99.99, inputs of linears, streamed",
+        "Percentile",
+        {**PLACED, **_percentile(99.99), **_STREAMED},
+    ),
+    _static("uint8 minmax, inputs of linears", "MinMax", PLACED, activations="QUInt8"),
+    Method(
+        name="modelopt max",
+        environment="modelopt",
+        tool="modelopt",
+        options={"calibration_method": "max"},
+    ),
+    Method(
+        name="modelopt entropy",
+        environment="modelopt",
+        tool="modelopt",
+        options={"calibration_method": "entropy"},
+    ),
+    _smooth("alpha 0.5", 0.5, {}),
+    _smooth("alpha auto, 64 texts", "auto", {}, 64),
+    _smooth("alpha 0.9, inputs of linears", 0.9, PLACED),
+    Method(name="fuselage", environment="", tool="fuselage", kind="own"),
+)
