@@ -103,9 +103,10 @@ def _look(name: str, values: Array, found: TensorRange) -> _Count:
     return _Count(largest / amax, int(np.count_nonzero(clipped)), rows.size)
 
 
-def _changed(x: Array, found: TensorRange) -> NDArray[np.floating]:
+def _changed(x: Array, found: TensorRange) -> NDArray[np.float32]:
     """The tensor, or extrema of its channels, as the linears will read it."""
+    values = x.astype(np.float32, copy=False)
     if found.smoothing is None:
-        return x
+        return values
     transform = found.smoothing.transform
-    return np.asarray(x / transform.scale - transform.shift)
+    return np.asarray(values / transform.scale - transform.shift, np.float32)

@@ -21,7 +21,9 @@ from ..passes.qdq.lint import lint_qdq
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
 from .evaluation import Accuracy
 from .formats import ranges_of
+from .held_out import Findings, examine
 from .progress import Journal
+from .quantization_report import Edge, edges_of_plan
 
 _HELD_OUT = 64
 
@@ -38,6 +40,7 @@ class Quantized:
         policy: the format.
         plan: the GEMMs that are quantised and why others are not.
         table: their ranges; empty when weights alone are quantised.
+        edges: what became of each activation and the GEMMs that read it.
         quality: damage on texts that were not calibrated with; None with fewer than two texts.
         accuracy: what is lost on the user's examples; None without any.
     """
@@ -46,6 +49,7 @@ class Quantized:
     policy: QuantPolicy
     plan: QuantPlan
     table: CalibrationTable
+    edges: tuple[Edge, ...]
     quality: Quality | None
     accuracy: Accuracy | None = None
 
@@ -83,9 +87,11 @@ def quantize(
     policy = policy or QuantPolicy()
     texts = _chosen(texts, policy, journal)
     data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
-    tokenize = tokenize_with(TextEncoder(tokenizer, spec))
+    encoder = TextEncoder(tokenizer, spec)
+    tokenize = tokenize_with(encoder)
     table = ranges_of(graph, data, tokenize, policy, journal, threads)
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
+    findings = Findings()
     if held_out is None:
         if budget != Budget():
             raise CalibrationError(
@@ -96,6 +102,7 @@ def quantize(
         plan, quality = policy.plan(graph.model), None
         drops = () if evaluator is None else evaluator.drops(quantized)
     else:
+        findings = examine(graph, table, policy, held_out, tokenize, journal, threads)
         with journal.stage("measure the damage on held-out text"):
             fit = fit_budget(
                 graph,
@@ -105,16 +112,23 @@ def quantize(
                 output=graph.outputs[0].name,
                 policy=policy,
                 evaluator=evaluator,
+                noises=findings.noises,
                 threads=threads,
-                on_progress=journal.listener.advanced,
             )
         quantized, plan, quality, drops = fit.graph, fit.plan, fit.quality, fit.drops
     journal.records += quantized.history[len(canonical.history) :]
     for found in lint_qdq(quantized.model, weight_only=policy.weight_only):
         journal.note(f"Q/DQ placement, {found.rule} at {found.node}: {found.reason}")
     accuracy = None if examples is None else _accuracy(examples, drops, budget, journal)
+    token_text = encoder.tokenizer.id_to_token
     return Quantized(
-        graph=quantized, policy=policy, plan=plan, table=table, quality=quality, accuracy=accuracy
+        graph=quantized,
+        policy=policy,
+        plan=plan,
+        table=table,
+        edges=edges_of_plan(graph, plan, policy.scheme, table, findings, token_text),
+        quality=quality,
+        accuracy=accuracy,
     )
 
 

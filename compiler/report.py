@@ -106,7 +106,8 @@ def stage_facts(record: StageRecord) -> dict[str, Any]:
 
 
 def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]:
-    quality = quantized.quality
+    from .quantization_report import quality_facts
+
     kept = quantized.plan.refusals
     return {
         "linears": len(quantized.plan.linears) + len(kept),
@@ -116,12 +117,10 @@ def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]
         "tokens": quantized.table.tokens,
         "source": quantized.table.source,
         "corpus": None if corpus is None else corpus.facts(),
-        "sqnr_db": None if quality is None else round(quality.sqnr_db, 3),
-        "cosine_mean": None if quality is None else quality.cosine_mean,
-        "cosine_min": None if quality is None else quality.cosine_min,
-        "held_out_texts": 0 if quality is None else quality.texts,
+        **quality_facts(quantized.quality),
         "accuracy": [] if quantized.accuracy is None else quantized.accuracy.facts(),
         "kept_float": [{"node": refusal.node, "reason": refusal.reason} for refusal in kept],
+        "edges": [edge.facts() for edge in quantized.edges],
     }
 
 
