@@ -65,6 +65,8 @@ def call(values: int = 0) -> Callable[[Any], Any]:
             with self.gpu:
                 self.calls[name] += 1
                 status = self._fault(name)
+                if status and name == "cudaStreamEndCapture":
+                    self.stream(args[0]).capture = None  # it ends the capture in any case
                 result = None if status else function(self, *args)
                 self.inside_ns += time.perf_counter_ns() - began
             if isinstance(result, Status):
