@@ -217,6 +217,13 @@ def test_int8_covers_all_linears_on_both_targets(minilm_int8: Bundle) -> None:
     assert quantization["kept_float"] == []
     assert quantization["cosine_mean"] > 0.995
     assert quantization["sqnr_db"] > 21
+    low, high = quantization["sqnr_interval"]
+    assert low < quantization["sqnr_db"] < high < low + 4
+    edges = quantization["edges"]
+    assert (len(edges), sum(len(edge["linears"]) for edge in edges)) == (24, 36)
+    assert sum(edge["noise_share"] for edge in edges) == pytest.approx(1, abs=0.01)
+    assert {edge["outlier"]["token"] for edge in edges} >= {"[CLS]"}
+    assert max(edge["clip_rate"] for edge in edges) < 5e-4
     corpus = quantization["corpus"]
     assert (corpus["texts"], corpus["source"], corpus["cut"]) == (512, "default corpus", 0)
     assert not [note for note in report["notes"] if note.startswith("calibration text")]
