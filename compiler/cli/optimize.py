@@ -102,12 +102,12 @@ def lowering_of(target: str, precision: str, costs: Path | None = None) -> tuple
     """
     from ...engines.targets import TARGETS
     from ...passes.presets import lowering
-    from ..precision import assign
+    from ..precision import QUANTIZED, assign
 
     if target != "canonical" and target not in TARGETS:
         raise BuildError(f"target {target!r}: expected canonical or one of {', '.join(TARGETS)}")
-    if precision == "int8":
-        raise BuildError("precision 'int8' needs the model's tokenizer: use fuselage build")
+    if precision in QUANTIZED:
+        raise BuildError(f"precision {precision!r} needs the model's tokenizer: use fuselage build")
     if target == "canonical" and precision != "auto":
         raise BuildError(f"precision {precision!r}: canonical graphs keep theirs; name a --target")
     if costs is not None and target != "ort-cpu":
