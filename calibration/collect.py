@@ -36,14 +36,14 @@ class Taps:
         graph: the float graph.
         names: of its tensors.
         capacity: rows kept of each.
-        seed: of the rows.
+        seeds: of the rows, one for each part of the texts.
         threads: CPU threads, 0 for all physical cores.
     """
 
     graph: Graph
     names: tuple[str, ...]
     capacity: int
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     threads: int = 0
 
 
@@ -59,6 +59,12 @@ def collect(
     With a store, progress is saved every ten seconds and before SIGINT or SIGTERM end the process;
     the next run goes on from there, and its result is the same to the last bit. A run that was
     finished before runs nothing.
+
+    Args:
+        taps: what to keep.
+        parts: batches of each part of the texts, run in this order.
+        store: where statistics are kept; None to keep none, and to leave signals alone.
+        on_progress: told after each batch.
 
     Raises:
         CalibrationError: when an activation is NaN or infinite.
@@ -115,7 +121,7 @@ def _add(
     session: GraphSession, taps: Taps, batch: Batch, part: int, found: dict[str, TensorProfile]
 ) -> None:
     outputs = session.run(batch.feeds, taps.names)
-    keys, ids = _keys(batch, taps.seed + part), batch.feeds.get("input_ids")
+    keys, ids = _keys(batch, taps.seeds[part]), batch.feeds.get("input_ids")
     for name in taps.names:
         before = found.get(name)
         seen = TensorProfile.of(name, outputs.pop(name), keys, taps.capacity, before, ids)
@@ -170,7 +176,7 @@ def _key(taps: Taps, parts: Sequence[Sequence[Batch]]) -> str:
         "tokens": tokens.hexdigest(),
         "tensors": taps.names,
         "rows": taps.capacity,
-        "seed": taps.seed,
+        "seeds": taps.seeds,
     }
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

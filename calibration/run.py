@@ -79,11 +79,12 @@ def calibrate(
         graph=graph,
         names=plan.activations,
         capacity=reservoir_rows(plan),
-        seed=seed,
+        seeds=tuple(seed + number for number in range(len(parts)))[::-1],
         threads=threads,
     )
     counts = [(len(batch.indices), batch.tokens) for part in batches for batch in part]
-    profiles = collect(taps, batches, store=store, on_progress=on_progress)
+    # The small part first: the large one is the peak, and the same peak for any number of texts.
+    profiles = collect(taps, batches[::-1], store=store, on_progress=on_progress)[::-1]
     ranges = {
         edge.name: _range(edge, [profile[edge.name] for profile in profiles], method)
         for edge in edges_of(graph.model, plan)

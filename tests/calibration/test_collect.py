@@ -41,7 +41,7 @@ def store(tmp_path, notes):
 
 @pytest.fixture
 def taps(graph):
-    return Taps(graph=graph, names=NAMES, capacity=16)
+    return Taps(graph=graph, names=NAMES, capacity=16, seeds=(0, 1))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_failed_run_keeps_no_half_batch(taps, parts, store, monkeypatch):
     "change",
     [
         {"capacity": 17},
-        {"seed": 1},
+        {"seeds": (0, 2)},
         {"names": ("active", "normed")},
         {"names": ("active",)},
     ],
@@ -175,7 +175,7 @@ def test_other_text_batches_and_graph_are_run_anew(taps, parts, store, runs, gra
     other = graph.clone()
     other.model.graph.node(0).name = "another"
     runs.clear()
-    collect(Taps(graph=other, names=NAMES, capacity=16), parts, store=store)
+    collect(Taps(graph=other, names=NAMES, capacity=16, seeds=(0, 1)), parts, store=store)
     assert len(runs) == total
 
 
