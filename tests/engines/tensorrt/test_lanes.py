@@ -32,13 +32,10 @@ def soak(rig: Any, threads: int, calls: int) -> None:
     random = np.random.default_rng(0)
     shapes = [SHAPES[index] for index in random.integers(0, len(SHAPES), threads * calls)]
     with rig.open(graphs=8) as engine:
-        warm = threading.Barrier(4)
-
-        def warm_up(_thread: int, _call: int) -> None:
-            warm.wait()  # all slots at once, with the largest shape
-            rig.check(engine, 64, 64)
-
-        hammer(4, 8, warm_up)
+        fed = rig.feeds(64, 64)
+        for lane in engine._lanes:
+            for slot in lane.slots:  # the largest shape first
+                rig.compare(lane.run(slot, engine._requests.read(fed), fed), fed)
         settled = rig.cuda.leaks() | {"graphs": 0}
         rig.cuda.peaks.clear()
 
@@ -48,12 +45,12 @@ def soak(rig: Any, threads: int, calls: int) -> None:
 
         hammer(threads, calls, one)
         held = engine.statistics()
-        assert held.calls == threads * calls + 32
+        assert held.calls == threads * calls + 4
         assert held.graph_launches > held.calls / 2
         assert held.graphs <= 2 * 8
         assert rig.cuda.leaks() | {"graphs": 0} == settled, "nothing grew after the largest shape"
         assert rig.cuda.peaks["memory"] <= settled["memory"]
-        assert rig.cuda.peaks["graphs"] <= 2 * 8 + 3
+        assert rig.cuda.peaks["graphs"] <= 2 * (8 + 2), "and one being recorded a lane"
         assert len(rig.trt.contexts) == 2, "one a lane"
     assert rig.cuda.leaks() == {}
 
@@ -64,7 +61,7 @@ def test_many_threads_get_their_own_answers(rigs: ModuleType, fakes: ModuleType,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["tensorrt-10.16.1.11", "tensorrt_rtx-1.7.1.116"])
+@pytest.mark.parametrize("version", ["tensorrt-11.4.0.106"])
 def test_64_threads_with_1000_requests_each(
     rigs: ModuleType, fakes: ModuleType, version: str
 ) -> None:
