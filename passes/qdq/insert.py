@@ -137,6 +137,7 @@ class _Inserter:
         codes, scales = self._writer.table(weight, gather)
         gather.replace_input_with(0, codes)
         rows = gather.outputs[0]
+        assert scales.dtype is not None
         picked = ir.Value(name=f"{rows.name}/row_scale", type=ir.TensorType(scales.dtype))
         node = ir.node("Gather", [scales, ids], {"axis": 0}, outputs=[picked], name=picked.name)
         self._graph.insert_before(gather, node)
