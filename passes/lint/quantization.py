@@ -107,6 +107,31 @@ def _separate(subject: Subject) -> Iterator[Hit]:
             )
 
 
+def _packed(subject: Subject) -> Iterator[Hit]:
+    for node in subject.of_type("MatMul"):
+        if None in [_dequantizer(value) for value in node.inputs[:2]]:
+            continue
+        total = node.outputs[0]
+        uses = total.uses()
+        if len(uses) == 1 and uses[0].node.op_type == "Add":  # a bias is packed as well
+            total = uses[0].node.outputs[0]
+        cuts = [use.node for use in total.uses() if use.node.op_type in ("Split", "Slice")]
+        parts = [part for cut in cuts for part in cut.outputs if _feeds_attention(part)]
+        if len(parts) > 1:
+            yield (
+                name_of(node),
+                f"an INT8 product of which {len(parts)} parts are read by Attention: TensorRT cuts "
+                "the weight instead and runs the product in float; write a product for each part",
+            )
+
+
+def _feeds_attention(part: ir.Value) -> bool:
+    readers = [use.node for use in part.uses()]
+    rotated = [reader.outputs[0] for reader in readers if reader.op_type == "RotaryEmbedding"]
+    readers += [use.node for value in rotated for use in value.uses()]
+    return any(reader.op_type == "Attention" for reader in readers)
+
+
 def _feeds_product(node: ir.Node) -> bool:
     readers = [use.node for use in node.outputs[0].uses()]
     outputs = [reader.outputs[0] for reader in readers if reader.op_type == "DequantizeLinear"]
@@ -214,6 +239,12 @@ RULES = (
         severity="warning",
         title="one tensor quantised with several scales",
         check=_separate,
+    ),
+    Rule(
+        name="packed-product",
+        severity="warning",
+        title="an INT8 product that is cut into what Attention reads: silently runs in float",
+        check=_packed,
     ),
     Rule(
         name="gathered-codes",
