@@ -4,7 +4,8 @@
 
 The inverse of merge-qkv, for models whose weights are packed: Q, K and V of GPT-2 and ModernBERT,
 gate and input of gated feed-forward blocks. Cutting copies every number once more, which costs more
-than three smaller products (passes/costs). TensorRT cuts for free, so it keeps the one product.
+than three smaller products (passes/costs). TensorRT cuts for free and keeps the one product in
+floats; an INT8 one that is cut into Q, K and V it runs in float, and merges three into one again.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class _Packed:
     """``Split(MatMul(x, weight) + bias)``.
 
     Attributes:
+        name: of the product.
         source: x [..., hidden].
         weight: [hidden, sum of widths].
         bias: [sum of widths], or None.
         widths: of the parts.
     """
 
+    name: str
     source: ir.Value
     weight: ir.Value
     bias: ir.Value | None
@@ -82,7 +85,8 @@ def _packed(node: ir.Node) -> _Packed | None:
         return None
     if source is None or weight is None or not _is_matrix(weight, sum(widths)):
         return None
-    return _Packed(source=source, weight=weight, bias=bias, widths=widths)
+    name = product.name or str(product.outputs[0].name)
+    return _Packed(name=name, source=source, weight=weight, bias=bias, widths=widths)
 
 
 def _widths(node: ir.Node, total: ir.Value) -> tuple[int, ...] | None:
@@ -114,7 +118,7 @@ def _write(node: ir.Node, packed: _Packed) -> None:
             continue
         name = f"{packed.weight.name}.part{index}"
         weight = initializer_of(node.graph, name, _columns(packed.weight, part))
-        value = tape.op("MatMul", [packed.source, weight])
+        value = tape.op("MatMul", [packed.source, weight], name=f"{packed.name}.part{index}")
         value.type, value.shape = output.type, output.shape
         if packed.bias is not None:
             name = f"{packed.bias.name}.part{index}"

@@ -230,6 +230,7 @@ def test_int8_covers_all_linears_on_both_targets(minilm_int8: Bundle) -> None:
     kernels = report["targets"]["tensorrt-rtx"]["kernels"]
     assert kernels["gemm_dtypes"] == {"Int8|Int8->Half": 24}
     assert kernels["fused_attention"] == 6
+    assert minilm_int8.path("tensorrt-rtx/engine.plan").stat().st_size <= 40_000_000
     assert report["targets"]["tensorrt-rtx"]["lost"] == []
     assert not [note for note in report["notes"] if note.startswith("INT8 placement")]
     assert any("texts that ship with fuselage" in note for note in report["notes"])

@@ -49,6 +49,9 @@ def test_each_part_is_a_product(
     after, outcome = apply(SplitPackedWeights(), model)
     assert outcome.rewrites == 1
     assert [node.op_type for node in after.graph] == operators
+    names = [node.name for node in after.graph if node.op_type == "MatMul"]
+    packed = next(node.name or "m" for node in model.graph if node.op_type == "MatMul")
+    assert names == [f"{packed}.part{index}" for index in range(3)]
     assert [value.name for value in after.graph.outputs] == ["q", "k", "v"]
     same_numbers(model, after, feeds(3, 7), feeds(1, 1), atol=2e-6, rtol=1e-5)
     assert not apply(SplitPackedWeights(), after)[1].modified
