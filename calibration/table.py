@@ -116,6 +116,22 @@ class CalibrationTable:
                 raise CalibrationError(f"tensor {name!r}: {error}") from error
         return params
 
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the ranges, one sentence each."""
+        still = [
+            name
+            for name, found in self.ranges.items()
+            if found.statistics.minimum == found.statistics.maximum
+        ]
+        if not still:
+            return ()
+        others = f" and {len(still) - 1} more" if len(still) > 1 else ""
+        value = self.ranges[still[0]].statistics.maximum
+        return (
+            f"constant activations: tensor {still[0]!r}{others} held nothing but {value:g} on "
+            f"{self.source}, so its range fits no other text; check the weights, or give more text",
+        )
+
     def to_json(self) -> str:
         """The text of ``calibration.json``: the same table gives the same bytes."""
         head = {key: value for key, value in vars(self).items() if key != "ranges"}

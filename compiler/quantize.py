@@ -90,6 +90,8 @@ def quantize(
     encoder = TextEncoder(tokenizer, spec)
     tokenize = tokenize_with(encoder)
     table = ranges_of(graph, data, tokenize, policy, journal, threads)
+    for line in table.notes():
+        journal.note(line)
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
     findings = Findings()
     if held_out is None:
@@ -189,8 +191,9 @@ def _chosen(texts: CalibrationSet | None, policy: QuantPolicy, journal: Journal)
             "your own text (--text FILE) gives ranges that fit your data"
         )
     elif len(texts.texts) < _FEW_TEXTS:
+        noun = "text" if len(texts.texts) == 1 else "texts"
         journal.note(
-            f"calibrated on {len(texts.texts)} distinct texts of {texts.source}, which may miss "
-            f"what other text needs; give at least {_FEW_TEXTS}, one a line"
+            f"calibrated on {len(texts.texts)} distinct {noun} of {texts.source}, which may "
+            f"miss what other text needs; give at least {_FEW_TEXTS}, one a line"
         )
     return texts
