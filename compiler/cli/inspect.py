@@ -9,6 +9,7 @@ import typer
 
 from ..packages import REWRITING, require
 from .console import print_json, print_table, say
+from .edges import print_edges
 from .options import Json
 from .subject import is_bundle
 
@@ -18,10 +19,13 @@ def inspect(
         Path, typer.Argument(metavar="BUNDLE|FILE.onnx", help="A bundle, or an .onnx file.")
     ],
     full: Annotated[bool, typer.Option("--full", help="Hash every file of the bundle.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all quantised edges, not the worst ten.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show inputs, outputs, operators, targets, precisions, kernels and files."""
-    facts = _inspect_bundle(subject, full) if is_bundle(subject) else _inspect_file(subject)
+    """Show inputs, outputs, operators, targets, precisions, quantised edges and files."""
+    facts = _inspect_bundle(subject, full, every) if is_bundle(subject) else _inspect_file(subject)
     if as_json:
         print_json(facts)
 
@@ -47,8 +51,9 @@ def _inspect_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _inspect_bundle(path: Path, full: bool) -> dict[str, Any]:
+def _inspect_bundle(path: Path, full: bool, every: bool) -> dict[str, Any]:
     from ...engines.bundle import Bundle
+    from ..report import read_report
 
     bundle = Bundle.open(path, full=full)
     manifest = bundle.manifest
@@ -66,6 +71,9 @@ def _inspect_bundle(path: Path, full: bool) -> dict[str, Any]:
         for target, entry in manifest.targets.items()
     ]
     print_table("targets", ("target", "precision", "built for", "runs here"), rows)
+    quantization = read_report(bundle)["quantization"]
+    if quantization is not None:
+        print_edges(quantization, every=every)
     files = [(name, entry.bytes) for name, entry in manifest.files.items()]
     print_table("files", ("file", "bytes"), files)
     if full:
@@ -77,5 +85,6 @@ def _inspect_bundle(path: Path, full: bool) -> dict[str, Any]:
         "targets": {name: vars(entry) for name, entry in manifest.targets.items()},
         "blockers": blockers,
         "files": {name: vars(entry) for name, entry in manifest.files.items()},
+        "quantization": quantization,
         "verification": manifest.verification,
     }
