@@ -21,7 +21,9 @@ class GraphSession:
 
     The optimiser is off, so a tapped tensor is exactly what the graph describes, and so is the
     reference that an engine is compared with. With `fast` it is on, except for what turns Q/DQ
-    into integer operators: numbers differ by rounding of float32 alone.
+    into integer operators. A float graph then differs by 3e-7. Behind Q/DQ such a difference takes
+    some values to the next code and grows from layer to layer: single answers of MiniLM differ by
+    37 dB, though the noise against the float graph is the same (25.90 and 25.89 dB).
 
     Attributes:
         inputs: the graph's inputs.

@@ -9,7 +9,7 @@ from ..session import GraphSession
 
 
 class GraphEngine(Engine):
-    """Runs a graph on the CPU; Q/DQ as it is written, in float.
+    """Runs a graph on the CPU exactly as it is written, Q/DQ in float.
 
     Args:
         graph: any graph.
@@ -25,7 +25,7 @@ class GraphEngine(Engine):
     def __init__(self, graph: Graph, *, threads: int = 0) -> None:
         self.inputs = graph.inputs
         self.outputs = graph.outputs
-        self._session = GraphSession(graph, threads=threads, fast=True)
+        self._session = GraphSession(graph, threads=threads)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run once."""

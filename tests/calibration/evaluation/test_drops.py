@@ -124,7 +124,7 @@ def test_max_drop_needs_examples(graph, table, held):
 
 def test_fast_session_answers_as_the_graph_is_written(graph, table, held):
     quantized = PassPipeline(table.passes()).run(graph)
-    with GraphSession(quantized) as exact, GraphEngine(quantized) as fast:
+    with GraphSession(quantized) as exact, GraphSession(quantized, fast=True) as fast:
         for batch in held:
             np.testing.assert_allclose(
                 fast.run(batch.feeds)["embedding"],
