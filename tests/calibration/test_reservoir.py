@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fuselage.calibration.reservoir import LARGEST_SHARE, Reservoir, row_keys
 
@@ -28,6 +31,18 @@ def test_merge_is_associative_commutative_and_equals_one_pass():
     a, b, c = cut(rows, keys, 10, 140)
     whole = Reservoir.of(rows, keys, 16)
     assert a.merge(b).merge(c) == a.merge(b.merge(c)) == c.merge(a).merge(b) == whole
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 199), max_size=8, unique=True))
+@settings(max_examples=50)
+def test_sample_does_not_depend_on_the_order_of_rows_or_parts(seed, edges):
+    rows, keys = tokens(200)
+    rows[::7] = rows[0]  # rows of equal size
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(200)
+    parts = cut(rows[order], keys[order], *sorted(edges))
+    rng.shuffle(parts)
+    assert functools.reduce(Reservoir.merge, parts) == Reservoir.of(rows, keys, 16)
 
 
 def test_memory_does_not_depend_on_how_much_was_seen():
