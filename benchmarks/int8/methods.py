@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-_SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True}
 PLACED = {
     "OpTypesToExcludeOutputQuantization": ["MatMul"],
     "DedicatedQDQPair": True,
@@ -57,6 +56,11 @@ def _dynamic(name: str, **options: Any) -> Method:
     )
 
 
+def _signs(activations: str) -> dict[str, Any]:
+    """int8 symmetric; uint8 with the zero point where the range wants it."""
+    return {"ActivationSymmetric": activations == "QInt8", "WeightSymmetric": True}
+
+
 def _static(
     name: str,
     method: str,
@@ -65,13 +69,12 @@ def _static(
     linears: bool = True,
     activations: str = "QInt8",
 ) -> Method:
-    symmetric = {"ActivationSymmetric": activations == "QInt8", "WeightSymmetric": True}
     options = {
         "method": method,
         "operators": ["MatMul"],
         "linears": linears,
         "activations": activations,
-        "extra": {**extra, **symmetric},
+        "extra": {**extra, **_signs(activations)},
     }
     return Method(
         name=f"ORT static, {name}",
@@ -90,14 +93,33 @@ _STREAMED = {"CalibStridedMinMax": 1}
 
 
 def _smooth(
-    name: str, alpha: float | str, extra: Mapping[str, Any], limit: int | None = None
+    name: str,
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    activations: str = "QInt8",
+    limit: int | None = None,
 ) -> Method:
     return Method(
         name=f"neural-compressor SmoothQuant, {name}",
         environment="onnx-neural-compressor",
         tool="smooth quant",
+        options={
+            "linears": True,
+            "activations": activations,
+            "extra": {**extra, **_signs(activations)},
+            "settings": settings,
+        },
         limit=limit,
-        options={"linears": True, "extra": {**_SYMMETRIC, **extra}, "settings": {"alpha": alpha}},
+    )
+
+
+def _modelopt(name: str, *, linears: bool = False, **settings: Any) -> Method:
+    return Method(
+        name=f"modelopt {name}",
+        environment="modelopt",
+        tool="modelopt",
+        options={"linears": linears, "settings": settings},
     )
 
 
@@ -127,20 +149,25 @@ METHODS = (
         {**PLACED, **_percentile(99.99), **_STREAMED},
     ),
     _static("uint8 minmax, inputs of linears", "MinMax", PLACED, activations="QUInt8"),
-    Method(
-        name="modelopt max",
-        environment="modelopt",
-        tool="modelopt",
-        options={"calibration_method": "max"},
+    _static(
+        "uint8 percentile 99.99, inputs of linears, streamed",
+        "Percentile",
+        {**PLACED, **_percentile(99.99), **_STREAMED},
+        activations="QUInt8",
     ),
-    Method(
-        name="modelopt entropy",
-        environment="modelopt",
-        tool="modelopt",
-        options={"calibration_method": "entropy"},
+    _modelopt("max", calibration_method="max"),
+    _modelopt("entropy", calibration_method="entropy"),
+    _modelopt(
+        "max, linears", linears=True, calibration_method="max", op_types_to_quantize=["MatMul"]
     ),
-    _smooth("alpha 0.5", 0.5, {}),
-    _smooth("alpha auto, 64 texts", "auto", {}, 64),
-    _smooth("alpha 0.9, inputs of linears", 0.9, PLACED),
+    _smooth("alpha 0.5", {"alpha": 0.5}),
+    _smooth("alpha auto, 64 texts", {"alpha": "auto"}, limit=64),
+    _smooth("alpha 0.9, inputs of linears", {"alpha": 0.9}, PLACED),
+    _smooth(
+        "uint8, alpha 0.9, inputs of linears",
+        {"alpha": 0.9, "scales_per_op": False},
+        PLACED,
+        activations="QUInt8",
+    ),
     Method(name="fuselage", environment="", tool="fuselage", kind="own"),
 )

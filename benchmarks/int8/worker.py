@@ -191,7 +191,10 @@ def modelopt(request: Mapping[str, Any]) -> Quantize:
     """modelopt.onnx.quantization.quantize, int8, the rest in float32."""
     from modelopt.onnx.quantization import quantize
 
+    options = request["options"]
+
     def run() -> None:
+        left = excluded(request["source"], options)
         quantize(
             request["source"],
             quantize_mode="int8",
@@ -200,31 +203,33 @@ def modelopt(request: Mapping[str, Any]) -> Quantize:
             high_precision_dtype="fp32",
             output_path=request["out"],
             log_level="ERROR",
-            **request["options"],
+            nodes_to_exclude=[f"{name}$" for name in left],  # patterns
+            **options["settings"],
         )
 
     return run
 
 
 def smooth_quant(request: Mapping[str, Any]) -> Quantize:
-    """SmoothQuant of onnx-neural-compressor, symmetric int8, per-channel weights."""
+    """SmoothQuant of onnx-neural-compressor, per-channel int8 weights."""
     from onnx_neural_compressor import data_reader
     from onnx_neural_compressor.quantization import QuantFormat, QuantType, config, quantize
 
+    options = request["options"]
     data_reader.CalibrationDataReader.register(Reader)
 
     def run() -> None:
         settings = config.SmoothQuantConfig(
             calibration_data_reader=reader_of(request),
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
+            activation_type=getattr(QuantType, options.get("activations", "QInt8")),
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=excluded(request["source"], request["options"]),
+            nodes_to_exclude=excluded(request["source"], options),
             calib_iter=1 << 20,  # all of the texts
-            extra_options={"SmoothQuant": True, **request["options"].get("extra", {})},
-            **request["options"]["settings"],
+            extra_options={"SmoothQuant": True, **options["extra"]},
+            **options["settings"],
         )
         quantize(request["source"], request["out"], settings)
 
