@@ -41,7 +41,7 @@ class TensorRtEngine(Engine):
         self.notes = plan.notes
         self._cuda = cuda
         self._device = cuda.device()
-        self._requests = RequestReader(facts.inputs, facts.profile, facts.profiles, options.buckets)
+        self._requests = RequestReader(facts, options.buckets)
         self._closing = threading.Lock()
         self._noting = threading.Lock()
         with ExitStack() as stack:

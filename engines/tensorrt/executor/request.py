@@ -9,6 +9,7 @@ from math import prod
 
 from ....errors import FeedError
 from ....graph.tensors import Array, Feeds, ShapeProfile, TensorSpec, check_feeds
+from ..facts import PlanFacts
 
 Shape = tuple[int, ...]
 
@@ -37,30 +38,27 @@ class RequestReader:
     """Checks feeds and turns them into requests.
 
     Args:
-        inputs: inputs of the plan.
-        whole: the sizes the plan accepts.
-        profiles: the optimisation profiles it was compiled with, in their order.
+        facts: inputs, outputs and profiles of the plan.
         buckets: for some dynamic axes, the sizes that calls are padded up to.
 
     Raises:
-        FeedError: when the buckets name an axis the plan has not, or do not reach its maximum.
+        FeedError: when the buckets name an axis the plan has not, or do not reach its maximum, or
+            the padding of an output could not be told from its content.
     """
 
-    def __init__(
-        self,
-        inputs: tuple[TensorSpec, ...],
-        whole: ShapeProfile,
-        profiles: tuple[ShapeProfile, ...],
-        buckets: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        self._inputs = inputs
-        self._whole = whole
-        self._profiles = profiles
+    def __init__(self, facts: PlanFacts, buckets: Mapping[str, tuple[int, ...]]) -> None:
+        self._inputs = facts.inputs
+        self._whole = facts.profile
+        self._profiles = facts.profiles
         self._buckets = {axis: tuple(sorted(grid)) for axis, grid in buckets.items()}
         for axis, grid in self._buckets.items():
-            _check_grid(axis, grid, whole)
+            _check_grid(axis, grid, facts.profile)
+        if buckets:
+            _check_outputs(facts)
         # From small to large, so that the first that fits is the one tuned for such sizes.
-        self._by_size = sorted(range(len(profiles)), key=lambda index: _volume(profiles[index]))
+        self._by_size = sorted(
+            range(len(facts.profiles)), key=lambda index: _volume(facts.profiles[index])
+        )
 
     def read(self, feeds: Feeds) -> Request:
         """Check feeds and find their profile and bucket.
@@ -124,6 +122,17 @@ def _check_grid(axis: str, grid: Shape, ranges: ShapeProfile) -> None:
             f"buckets: axis {axis!r} needs sizes from {low} that end at {high}, the range the "
             f"engine was built for; got {list(grid)}"
         )
+
+
+def _check_outputs(facts: PlanFacts) -> None:
+    known = {dim for spec in facts.inputs for dim in spec.dims}
+    for spec in facts.outputs:
+        unknown = [dim for dim in spec.dims if isinstance(dim, str) and dim not in known]
+        if unknown:
+            raise FeedError(
+                f"buckets: output {spec} has the axis {unknown[0]!r}, which no input has, so its "
+                "padding cannot be cut off; load the engine without buckets"
+            )
 
 
 def _fits(ranges: ShapeProfile, sizes: Mapping[str, int]) -> bool:
