@@ -73,6 +73,8 @@ def collect(
     key = None if store is None else _key(taps, parts)
     found = _saved(store, key, taps, parts, ends) or Collected(parts=tuple({} for _ in parts))
     if found.done == len(ends) - 1:
+        if on_progress is not None:
+            on_progress(ends[-1], ends[-1])
         return found.parts
     saving = nullcontext() if store is None or key is None else _Saving(store, key, found)
     with GraphSession(taps.graph, taps.names, taps.threads) as session:

@@ -51,9 +51,9 @@ class Reservoir:
             beside: what the result will be merged with; rows that would be dropped then are left
                 out at once.
         """
-        chosen = np.argsort(keys, kind="stable")[:capacity]
+        chosen = _smallest(keys, capacity)
         sizes = _sizes(rows)
-        large = np.lexsort((keys, -sizes))[: _large(capacity)]
+        large = _largest(keys, sizes, capacity)
         if beside is not None and len(beside.keys) == capacity:
             chosen = chosen[keys[chosen] <= beside.keys[-1]]
         if beside is not None and len(beside.large_keys) == _large(capacity):
@@ -68,17 +68,18 @@ class Reservoir:
 
     def merge(self, other: Reservoir) -> Reservoir:
         """The sample of both together."""
-        small = Reservoir.of(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.keys, other.keys]),
-            self.capacity,
-        )
-        large = Reservoir.of(
-            np.concatenate([self.large_rows, other.large_rows]),
-            np.concatenate([self.large_keys, other.large_keys]),
-            self.capacity,
-        )
-        return Reservoir(self.capacity, small.keys, small.rows, large.large_keys, large.large_rows)
+        keys, rows = self.keys, self.rows
+        if other.keys.size:
+            keys, rows = _joined(keys, other.keys), _joined(rows, other.rows)
+            chosen = _smallest(keys, self.capacity)
+            keys, rows = keys[chosen], rows[chosen]
+        large_keys, large_rows = self.large_keys, self.large_rows
+        if other.large_keys.size:
+            large_keys = _joined(large_keys, other.large_keys)
+            large_rows = _joined(large_rows, other.large_rows)
+            chosen = _largest(large_keys, _sizes(large_rows), self.capacity)
+            large_keys, large_rows = large_keys[chosen], large_rows[chosen]
+        return Reservoir(self.capacity, keys, rows, large_keys, large_rows)
 
     @property
     def sample(self) -> NDArray[np.float32]:
@@ -99,6 +100,19 @@ class Reservoir:
 
     def __hash__(self) -> int:
         return hash((self.capacity, self.keys.tobytes(), self.large_keys.tobytes()))
+
+
+def _smallest(keys: Keys, capacity: int) -> NDArray[np.intp]:
+    return np.argsort(keys, kind="stable")[:capacity]
+
+
+def _largest(keys: Keys, sizes: NDArray[Any], capacity: int) -> NDArray[np.intp]:
+    """Of rows of equal size, those with the smaller keys."""
+    return np.lexsort((keys, -sizes))[: _large(capacity)]
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([first, second])
 
 
 def _large(capacity: int) -> int:

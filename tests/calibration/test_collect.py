@@ -79,8 +79,10 @@ def test_finished_run_is_reused_without_a_forward_pass(taps, parts, store, runs,
     first = collect(taps, parts, store=store)
     assert len(runs) == sum(map(len, parts))
     runs.clear()
-    assert collect(taps, parts, store=store) == first
-    assert runs == []
+    seen = []
+    again = collect(taps, parts, store=store, on_progress=lambda *state: seen.append(state))
+    assert again == first
+    assert (runs, seen) == ([], [(24, 24)])
     assert notes == ["statistics of 24 texts were there from an earlier run: none was run"]
 
 
