@@ -48,8 +48,8 @@ ENVIRONMENTS: Mapping[str, Environment] = {
         packages=("onnxruntime==1.31.1", "onnx==1.23.2", "sympy==1.14.0", "numpy==2.4.6"),
         shown=("onnxruntime",),
     ),
-    # Asks for onnxruntime-gpu ~=1.24.2; on a machine without a GPU its CPU twin does the same. torch
-    # is imported but not used: where pip finds its CUDA build, name a CPU index in PIP_INDEX_URL.
+    # Asks for onnxruntime-gpu ~=1.24.2; on a machine without a GPU its CPU twin does the same.
+    # torch is imported and not used: where pip finds the CUDA build, give PIP_INDEX_URL a CPU one.
     "modelopt": Environment(
         packages=(
             "onnx==1.21.0",
