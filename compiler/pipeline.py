@@ -133,14 +133,14 @@ def _check_embeddings(request: Request, assignment: Assignment) -> None:
         )
 
 
-def _check_evaluation(request: Request, is_int8: bool) -> None:
+def _check_evaluation(request: Request, is_quantized: bool) -> None:
     check_max_drop(request.max_drop)
     if request.max_drop and request.evaluation is None:
         raise BuildError(
             f"--max-drop {', '.join(request.max_drop)}: expected examples to measure it with; give "
             "--eval FILE"
         )
-    if request.evaluation is not None and not is_int8:
+    if request.evaluation is not None and not is_quantized:
         raise BuildError(
             f"--eval {request.evaluation.source}: precision {request.precision!r} has no INT8 "
             "layers to evaluate; leave it out, or ask for int8"

@@ -69,7 +69,8 @@ def test_the_version_is_that_of_the_package() -> None:
 
 SIGNATURES = {
     "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
-    "min_sqnr=None, min_cosine=None, weights='pretrained', revision=None, shapes=None, "
+    "int8_embeddings=False, min_sqnr=None, min_cosine=None, evaluation=None, max_drop=None, "
+    "weights='pretrained', revision=None, shapes=None, "
     "compute_capabilities=(), threads=0, verify='final', require=(), costs=None, force=False)",
     "load": "(path, *, target=None, threads=0, trust=False)",
     "pipeline": "(path, *, target=None, threads=0, trust=False)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ...errors import CalibrationError
 from .accuracy import ACCURACY
@@ -69,7 +69,7 @@ def parse_max_drop(items: Sequence[str]) -> dict[str, float]:
     return drops
 
 
-def check_max_drop(drops: Mapping[str, float]) -> None:
+def check_max_drop(drops: Mapping[str, Any]) -> None:
     """Refuse metrics that do not exist and drops that are no points.
 
     Raises:
@@ -80,7 +80,8 @@ def check_max_drop(drops: Mapping[str, float]) -> None:
             raise CalibrationError(
                 f"max-drop {name}={points}: unknown metric; expected one of {', '.join(NAMES)}"
             )
-        if not math.isfinite(points) or not 0 <= points <= POINTS:
+        is_number = isinstance(points, int | float) and not isinstance(points, bool)
+        if not is_number or not math.isfinite(points) or not 0 <= points <= POINTS:
             raise CalibrationError(
                 f"max-drop {name}={points}: expected 0 to 100 points; 0.1 is a tenth of a point"
             )

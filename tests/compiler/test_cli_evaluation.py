@@ -90,6 +90,17 @@ def test_unusable_options_end_at_once(
     assert not (tmp_path / "b").exists()
 
 
+def test_points_that_are_no_number_are_refused(
+    pairs: Path, tmp_path: Path, checkpoint: Any
+) -> None:
+    wrong: Any = {"spearman": "0.1"}
+    with pytest.raises(fuselage.CalibrationError, match=r"spearman=0\.1: expected 0 to 100 points"):
+        fuselage.build(
+            str(checkpoint()), out=tmp_path / "b", precision="int8", targets=["ort-cpu"],
+            evaluation=pairs, max_drop=wrong,
+        )  # fmt: skip
+
+
 def test_float_build_has_nothing_to_evaluate(
     cli: Cli, tmp_path: Path, checkpoint: Any, pairs: Path
 ) -> None:
