@@ -22,12 +22,13 @@ import numpy as np
 from families.exporters import CannotExportError, Spelling, export
 from families.models import FAMILIES, VOCABULARY, Family, Width
 
-from fuselage.calibration.data import Batch, CalibrationSet, Tokenize
+from fuselage.calibration.batches import Batch
+from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.quality import Quality, measure_quality
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.samples import Sample, TokenIds
 from fuselage.calibration.session import GraphSession
-from fuselage.calibration.tokenization import TokenRow
+from fuselage.calibration.tokenization import Tokenize, TokenRow
 from fuselage.compiler.audit import lost_fusions
 from fuselage.compiler.progress import Journal, Silent
 from fuselage.compiler.quantize import quantizable

@@ -12,7 +12,7 @@ from ..graph.history import Refusal
 from ..graph.model import Graph
 from ..passes.pipeline import PassPipeline
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
-from .data import Batch
+from .batches import Batch
 from .evaluation.drops import Evaluator, MetricDrop
 from .quality import Quality, measure_quality
 from .sensitivity import LinearNoise, linear_noises

@@ -12,7 +12,7 @@ from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..graph.tensors import Array
 from ..passes.qdq.params import QMAX, SCALE_FLOOR
-from .data import Batch
+from .batches import Batch
 from .session import GraphSession
 from .table import CalibrationTable, TensorRange
 

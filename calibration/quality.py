@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..graph.tensors import Array, Feeds
+from .batches import Batch
 from .bootstrap import Interval, interval, resamples
-from .data import Batch
 
 _PERFECT_DB = 150.0
 """Reported when two outputs are equal to the last bit: beyond what float32 can tell apart."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..graph.model import Graph
 from ..passes.qdq.policy import Linear, QuantPolicy
-from .data import Batch
+from .batches import Batch
 from .session import GraphSession
 from .switch import SWITCH, with_switch
 from .table import CalibrationTable

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..calibration.data import CalibrationSet, Tokenize
+from ..calibration.data import CalibrationSet
 from ..calibration.estimators import AbsoluteMaximum
 from ..calibration.run import AUTO, calibrate
 from ..calibration.table import CalibrationTable
+from ..calibration.tokenization import Tokenize
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.presets import Precision

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..calibration.data import CalibrationSet, Tokenize
+from ..calibration.data import CalibrationSet
 from ..calibration.headroom import Headroom, measure_headroom, most_clipped
 from ..calibration.run import tap_batch_tokens
 from ..calibration.sensitivity import LinearNoise, linear_noises
 from ..calibration.table import CalibrationTable
+from ..calibration.tokenization import Tokenize
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPolicy
 from .progress import Journal

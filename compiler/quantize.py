@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..calibration.budget import Budget, fit_budget
-from ..calibration.data import CalibrationSet, default_corpus, tokenize_with
+from ..calibration.data import CalibrationSet, default_corpus
 from ..calibration.evaluation.drops import Evaluator, MetricDrop
 from ..calibration.evaluation.examples import Examples
 from ..calibration.quality import Quality
 from ..calibration.table import CalibrationTable
+from ..calibration.tokenization import tokenize_with
 from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TaskSpec
 from ..errors import CalibrationError

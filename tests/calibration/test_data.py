@@ -7,7 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from fuselage.calibration.data import DEFAULT_LIMIT, CalibrationSet, default_corpus, tokenize_with
+from fuselage.calibration.data import DEFAULT_LIMIT, CalibrationSet, default_corpus
+from fuselage.calibration.tokenization import tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec
 from fuselage.errors import CalibrationError

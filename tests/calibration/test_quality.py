@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fuselage.calibration.batches import Batch
 from fuselage.calibration.bootstrap import Interval
-from fuselage.calibration.data import Batch
 from fuselage.calibration.quality import measure_quality
 from fuselage.errors import CalibrationError
 

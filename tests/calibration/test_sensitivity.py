@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fuselage.calibration.data import Batch, CalibrationSet
+from fuselage.calibration.batches import Batch
+from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.sensitivity import linear_noises, thinned
 from fuselage.calibration.session import GraphSession

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from fuselage.calibration.budget import Budget, fit_budget
-from fuselage.calibration.data import CalibrationSet, tokenize_with
+from fuselage.calibration.data import CalibrationSet
 from fuselage.calibration.evaluation.answers import answer_all
 from fuselage.calibration.evaluation.drops import Evaluator, drops_between
 from fuselage.calibration.evaluation.examples import Examples
 from fuselage.calibration.evaluation.graph_engine import GraphEngine
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
+from fuselage.calibration.tokenization import tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.pipeline import text_pipeline
 from fuselage.engines.text.task import TaskSpec
