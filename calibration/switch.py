@@ -51,7 +51,8 @@ def _alone(model: ir.Model, node: ir.Node) -> Graph:
     """A graph of this linear and nothing else."""
     part = ir.convenience.extract(model.graph, _read(node), node.outputs)
     for value in (*part.inputs, *part.outputs):
-        rank = 3 if value.shape is None else len(value.shape)
+        usual = 2 if node.op_type == "Gemm" else 3
+        rank = usual if value.shape is None else len(value.shape)
         # The plan has judged the rows in the whole graph; here they must look like tokens.
         value.shape = ir.Shape([f"{value.name}_{axis}" for axis in range(rank)])
         value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
@@ -103,6 +104,7 @@ class _Choice:
                 node.replace_input_with(at, outer.get(value, value))
             for output in node.outputs:
                 output.name = f"{self._name}/{output.name}"
+                output.shape = None  # made up in `_alone`
         return ir.Graph((), outputs, nodes=nodes, name=f"{self._name}/int8")
 
     def _constants(self, form: ir.Graph) -> dict[ir.Value | None, ir.Value]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from fuselage.calibration.batches import Batch
@@ -11,6 +12,7 @@ from fuselage.calibration.run import calibrate
 from fuselage.calibration.sensitivity import linear_noises, thinned
 from fuselage.calibration.session import GraphSession
 from fuselage.calibration.switch import SWITCH, with_switch
+from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.qdq.policy import QuantPolicy
 
@@ -118,3 +120,58 @@ def test_fewer_texts_than_asked_for_are_all_taken():
     found = thinned(BATCHES[:1], 32, 1000)
     assert found[0].indices == BATCHES[0].indices
     assert replace(found[0], feeds={}) == replace(BATCHES[0], feeds={})
+
+
+FORMS = """
+<ir_version: 10, opset_import: ["" : 23]>
+forms (int64[batch, sequence] input_ids,
+       float[64, 32] table, float[32, 32] square, float[48, 32] wide, float[48] bias,
+       int64[2] sizes)
+    => (float[batch, sequence, 48] out, float[rows, 48] flat)
+{
+    rows = Gather(table, input_ids)
+    first = MatMul(rows, square)
+    second = MatMul(first, square)
+    turned = Transpose <perm = [1, 0]> (wide)
+    out = MatMul(second, turned)
+    matrix = Reshape(second, sizes)
+    flat = Gemm <transB = 1> (matrix, wide, bias)
+}
+"""
+
+
+def forms_graph():
+    """Shared weights, a Transpose, a Gemm, and linears that write the graph's outputs."""
+    rng = np.random.default_rng(5)
+    model = ir.from_onnx_text(FORMS)
+    for value in tuple(model.graph.inputs[1:]):
+        model.graph.inputs.remove(value)
+        shape = [int(size) for size in value.shape]
+        array = rng.normal(0, 0.3, shape).astype(np.float32)
+        if value.name == "sizes":
+            array = np.array([-1, 32], np.int64)
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.register_initializer(value)
+    return Graph(model)
+
+
+@pytest.mark.parametrize("output", ["out", "flat"])
+def test_every_form_of_a_linear_can_be_switched(tokenize, output):
+    graph = forms_graph()
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, method="absmax")
+    held = CalibrationSet.from_texts(HELD).batches(tokenize, graph.inputs)
+    linears = QuantPolicy().plan(graph.model).linears
+    assert [linear.output for linear in linears] == ["first", "second", "out", "flat"]
+    found = linear_noises(graph, table, held, output=output)
+    reaching = [item.noise > 1e-6 for item in found]
+    assert reaching == [True, True, output == "out", output == "flat"]
+    switched = with_switch(graph, table)
+    assert [spec.name for spec in switched.outputs] == ["out", "flat"]
+    both = sum(item.noise for item in found)
+    quantized = PassPipeline(table.passes()).run(graph)
+    pairs = [
+        (GraphSession(graph).run(batch.feeds)[output], GraphSession(quantized).run(batch.feeds))
+        for batch in held
+    ]
+    whole = noise([a for a, _ in pairs], [b[output] for _, b in pairs])
+    assert both == pytest.approx(whole, rel=0.2)
