@@ -33,6 +33,7 @@ from .normalize.raise_opset import RaiseOpset
 from .normalize.unflatten_gemm import UnflattenGemm
 from .qdq.fold_shifts import FoldActivationShifts
 from .qdq.fuse_integer_matmul import FuseIntegerMatMul
+from .qdq.fuse_weight_only_matmul import FuseWeightOnlyMatMul
 from .qdq.gather_codes import GatherCodes
 from .qdq.lower_uint8 import LowerActivationsUint8
 from .rotary.expand_rotary_caches import ExpandRotaryCaches
@@ -98,8 +99,7 @@ def lowering(
         steps = (LowerActivationsUint8(), FoldActivationShifts(), FuseIntegerMatMul())
         return (GatherCodes(), *(steps if uint8_activations else ()))
     if target == "ort-cpu" and precision == "int8-weight-only":
-        # ONNX Runtime makes MatMulNBits of weights behind DQ, and takes their biases in.
-        return (GatherCodes(),)
+        return (GatherCodes(), FuseWeightOnlyMatMul(), CleanUp())
     if target == "ort-cpu":
         costs = costs or CostTable.shipped(target)
         chosen = () if costs is None else costs.passes()

@@ -56,7 +56,7 @@ def _replace(node: ir.Node) -> bool:
     right = producer(node.inputs[1], "DequantizeLinear")
     if left is None or right is None or not (_is_activation(left) and _is_weight(right)):
         return False
-    add, bias = _bias(node)
+    add, bias = constant_bias(node)
     output = node.outputs[0] if add is None else add.outputs[0]
     (codes, scale, zero), (weight, along, zeros) = left.inputs, right.inputs
     fused = ir.node(
@@ -90,7 +90,7 @@ def _is_weight(node: ir.Node) -> bool:
     return array.size == 1 or is_along_n
 
 
-def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+def constant_bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The Add of a constant vector behind the GEMM, and that vector."""
     add = sole_consumer(node.outputs[0], "Add")
     if add is None:

@@ -18,6 +18,7 @@ def test_every_pass_is_on_the_page() -> None:
         for target, precision in (
             ("ort-cpu", "fp32"),
             ("ort-cpu", "int8"),
+            ("ort-cpu", "int8-weight-only"),
             ("ort-cuda", "fp16"),
             ("tensorrt-rtx", "fp16"),
         )

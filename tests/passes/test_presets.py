@@ -70,7 +70,7 @@ RTX = [*STATIC, HALF[0], "lower-cache-dtype", "clean-up"]
                 "fuse-integer-matmul",
             ],
         ),
-        ("ort-cpu", "int8-weight-only", ["gather-codes"]),
+        ("ort-cpu", "int8-weight-only", ["gather-codes", "fuse-weight-only-matmul", "clean-up"]),
         ("ort-cuda", "fp32", []),
         ("ort-cuda", "fp16", HALF),
         ("tensorrt", "fp32", STATIC),
