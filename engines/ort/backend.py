@@ -140,7 +140,8 @@ class OrtBackend:
             damaged = type(error).__name__ in _FILE_FAULTS
             kind = BundleError if damaged else DeviceError
             raise kind(f"{path}: ONNX Runtime cannot open it: {message(error)}") from error
-        return OrtEngine(session, self.target, threads, notes)
+        device = "cuda" if self._provider.needs_gpu else "cpu"
+        return OrtEngine(session, self.target, threads, notes, device)
 
     def _optimize(
         self, source: Path, config: BuildConfig, threads: int, folder: Path

@@ -134,13 +134,18 @@ def specs(arguments: Any) -> tuple[TensorSpec, ...]:
     return tuple(_spec(argument) for argument in arguments)
 
 
+def dtype_name(kind: str) -> str:
+    """Numpy's name of ONNX Runtime's ``tensor(float)`` and the like."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return _DTYPES.get(name, name)
+
+
 def _spec(argument: Any) -> TensorSpec:
-    kind = argument.type.removeprefix("tensor(").removesuffix(")")
     dims: list[Dim] = [
         size if isinstance(size, int | str) and size != "" else f"{argument.name}_{axis}"
         for axis, size in enumerate(argument.shape)
     ]
-    return TensorSpec(argument.name, _DTYPES.get(kind, kind), tuple(dims))
+    return TensorSpec(argument.name, dtype_name(argument.type), tuple(dims))
 
 
 def _onnxruntime() -> ModuleType:
