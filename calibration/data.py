@@ -11,12 +11,10 @@ from pathlib import Path
 from ..engines.text.texts import Text
 from ..errors import CalibrationError
 from ..graph.tensors import TensorSpec
-from .batches import BATCH_TOKENS, Batches
-from .batches import Batch as Batch
+from .batches import BATCH_TOKENS, Batch, Batches
 from .samples import Draw, Sample, TokenIds, cleaned, digest_of, draw_key, sample_size
 from .sources import STANDARD_INPUT, read_samples, source_name
-from .tokenization import Tokenize as Tokenize
-from .tokenization import tokenize_with as tokenize_with
+from .tokenization import Tokenize
 
 DEFAULT_LIMIT = 512
 """Texts drawn by default; SmoothQuant statistics of MiniLM settle between 256 and 768 texts."""
