@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
-from ..constants import array_of, producer
+from ..constants import array_of, producer, sole_consumer
 from ..qdq.lint import lint_qdq
 from .finding import Hit, Rule, Severity, Subject, name_of, operand
 
@@ -112,9 +112,8 @@ def _packed(subject: Subject) -> Iterator[Hit]:
         if None in [_dequantizer(value) for value in node.inputs[:2]]:
             continue
         total = node.outputs[0]
-        uses = total.uses()
-        if len(uses) == 1 and uses[0].node.op_type == "Add":  # a bias is packed as well
-            total = uses[0].node.outputs[0]
+        bias = sole_consumer(total, "Add")
+        total = total if bias is None else bias.outputs[0]
         cuts = [use.node for use in total.uses() if use.node.op_type in ("Split", "Slice")]
         parts = [part for cut in cuts for part in cut.outputs if _feeds_attention(part)]
         if len(parts) > 1:
