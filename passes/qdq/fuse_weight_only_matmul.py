@@ -11,12 +11,12 @@ Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
 from ..constants import array_of, initializer, insert_before, producer, replace_value
 from ..rewrite import remove_dead
@@ -67,12 +67,13 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     if not along or scale.shape != (channels,) or scale.dtype != np.float32:
         return False
     add, bias = constant_bias(node)
-    name = str(restored.inputs[0].name) if restored.inputs[0] is not None else node.name
+    weight = restored.inputs[0]
+    assert weight is not None
     packed = _packed(codes)
     inputs = [
         x,
-        initializer(graph, f"{name}/blocks", packed),
-        initializer(graph, f"{name}/block_scales", np.repeat(scale, packed.shape[1])),
+        initializer(graph, f"{weight.name}/blocks", packed),
+        initializer(graph, f"{weight.name}/block_scales", np.repeat(scale, packed.shape[1])),
         *((None, None, bias) if bias is not None else ()),
     ]
     attributes = {
@@ -90,7 +91,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _packed(codes: NDArray[np.int8]) -> NDArray[Any]:
+def _packed(codes: Array) -> Array:
     """uint8 ``[N, blocks, 32]`` of int8 ``[K, N]``, filled up with zeros."""
     depth, channels = codes.shape
     blocks = -(-depth // _BLOCK)
