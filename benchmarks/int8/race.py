@@ -47,8 +47,10 @@ def engine(folder: Path) -> Contender:
     return OrtBackend("ort-cpu").load(folder, LoadOptions(threads=THREADS)).run
 
 
-def heat(contenders: Mapping[str, Contender], inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """Interleave all of them in random order until the time is up, at least 15 rounds.
+def heat(
+    contenders: Mapping[str, Contender], inputs: Inputs, seconds: float, rounds: int = _ROUNDS
+) -> dict[str, Any]:
+    """Interleave all of them in random order until the time is up, at least so many rounds.
 
     Returns:
         For each engine ``ms`` (median), ``ratio`` (median of the ratios to `PLAIN` within a round)
@@ -57,7 +59,7 @@ def heat(contenders: Mapping[str, Contender], inputs: Inputs, seconds: float) ->
     load = os.getloadavg()[0]
     times: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[PLAIN]) < _ROUNDS:
+    while time.perf_counter() < end or len(times[PLAIN]) < rounds:
         for name in random.sample(sorted(contenders), len(contenders)):
             contenders[name](inputs)  # leaves the caches as this side wants them
             start = time.perf_counter()

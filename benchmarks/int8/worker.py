@@ -5,9 +5,9 @@
 REQUEST is a JSON object: ``tool`` (a key of `TOOLS`), ``options`` of the tool, ``source`` and
 ``out`` (ONNX files), ``texts`` (a file of `token_rows`), ``feed`` (a key of `FEEDS`), ``limit``
 (texts at most, or null) and ``packages`` whose versions are wanted. The last line on stdout is a
-JSON object: ``seconds`` from the call to the written file, ``peak_mb`` that the process grew by
-meanwhile, ``versions``; or ``error``. Nothing of fuselage is imported: the environments of the
-peers do not have it.
+JSON object: ``seconds`` from the call to the written file, ``cpu_seconds``, ``peak_mb`` that the
+process grew by meanwhile, ``versions``; or ``error``. Nothing of fuselage is imported: the
+environments of the peers do not have it.
 """
 
 from __future__ import annotations
@@ -253,12 +253,15 @@ def memory_mb(name: str) -> float:
 
 
 def measured(run: Quantize) -> dict[str, float]:
-    """Run, and tell the seconds and the growth of the resident memory."""
+    """Run, and tell the seconds (wall clock and CPU) and the growth of the resident memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
-    before, start = memory_mb("VmRSS"), time.perf_counter()
+    before, start, busy = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
     run()
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mb": memory_mb("VmHWM") - before}
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - busy,
+        "peak_mb": memory_mb("VmHWM") - before,
+    }
 
 
 def answer(
