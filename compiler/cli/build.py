@@ -138,9 +138,11 @@ def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:
         say(f"{request.out} is up to date, nothing was built")
     for reason in outcome.reasons:
         say(f"rebuilt because {reason}")
+    report = outcome.report
+    for item in (report["quantization"] or {}).get("accuracy", ()):
+        say(_accuracy(item))
     if quiet:
         return
-    report = outcome.report
     columns = ("target", "precision", "MB", "attention", "like PyTorch", "least cosine", "max |d|")
     rows = [_row(verdict, report) for verdict in report["verification"]["targets"]]
     name = f"{report['model']['id']} ({report['model']['weights']} weights) in {request.out}"
@@ -161,6 +163,15 @@ def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object,
         _answers(verdict),
         f"{verdict['cosine_min']:.6f}",
         f"{verdict['max_abs']:.1e}",
+    )
+
+
+def _accuracy(item: Mapping[str, Any]) -> str:
+    low, high = item["interval"]
+    return (
+        f"{item['metric']} {item['reference']:.2f} in float, {item['int8']:.2f} quantised: drop "
+        f"{item['drop']:.2f} (95 %: {low:.2f} to {high:.2f}) on {item['examples']} examples of "
+        f"{item['source']}"
     )
 
 

@@ -156,6 +156,9 @@ def test_report_says_what_a_classifier_loses(
     assert (accuracy["metric"], accuracy["max_drop"], accuracy["examples"]) == ("accuracy", 100, 40)
     assert (macro["metric"], macro["max_drop"], macro["source"]) == ("f1", None, "moods.jsonl")
     assert accuracy["drop"] == pytest.approx(accuracy["reference"] - accuracy["int8"])
+    shown = f"accuracy {accuracy['reference']:.2f} in float, {accuracy['int8']:.2f} quantised: drop"
+    assert shown in err
+    assert "on 40 examples of moods.jsonl" in err
     assert accuracy["reference"] * 40 / 100 == int(accuracy["reference"] * 40 / 100)
 
 
