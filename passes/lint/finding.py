@@ -20,6 +20,8 @@ Hit = tuple[str, str]
 _LOWERED = {
     "fp16": ir.DataType.FLOAT16,
     "int8": ir.DataType.FLOAT16,  # Q/DQ sits on a 16-bit body
+    "int8-weight-only": ir.DataType.FLOAT16,
+    "fp8": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
 }
 
