@@ -81,7 +81,7 @@ def linear_noises(
     chosen = thinned(batches, TEXTS, max(_LEAST_TOKENS, TOKEN_RUNS // max(1, len(linears))))
     found = []
     switched = with_switch(graph, table, policy)
-    with GraphSession(switched, threads=threads, fast=True) as session:
+    with GraphSession(switched, threads=threads, packed=True) as session:
         expected = list(_answers(session, chosen, output, -1))
         for number, linear in enumerate(linears):
             noise = _noise(expected, _answers(session, chosen, output, number))

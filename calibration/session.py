@@ -34,7 +34,8 @@ class GraphSession:
         taps: names of tensors to return as well.
         threads: CPU threads, 0 for all physical cores.
         seconds: what all runs together may take, None for any time; a loop may have no end.
-        fast: for many runs: optimised, with weights packed again, which takes memory.
+        packed: for many runs: weights are packed again, which takes a second copy of them.
+        fast: optimised as well; it also holds a float copy of quantised weights.
 
     Raises:
         CalibrationError: when a tap is not a tensor of the graph, or ONNX Runtime refuses it.
@@ -48,10 +49,12 @@ class GraphSession:
         threads: int = 0,
         seconds: float | None = None,
         *,
+        packed: bool = False,
         fast: bool = False,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = graph.inputs
-        self._session, self._weights = _open(_expose(graph.model, taps), threads, fast)
+        model = _expose(graph.model, taps)
+        self._session, self._weights = _open(model, threads, packed=packed or fast, fast=fast)
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         self._seconds, self._left = seconds, seconds
 
@@ -116,7 +119,7 @@ def _expose(model: ir.Model, taps: Sequence[str]) -> ir.Model:
     return model
 
 
-def _open(model: ir.Model, threads: int, fast: bool) -> tuple[Any, list[Any]]:
+def _open(model: ir.Model, threads: int, *, packed: bool, fast: bool) -> tuple[Any, list[Any]]:
     options = session_options(threads)  # raises when onnxruntime is missing
     import onnxruntime as ort
 
@@ -128,7 +131,7 @@ def _open(model: ir.Model, threads: int, fast: bool) -> tuple[Any, list[Any]]:
     # Batches differ in shape: a memory pattern would be planned and kept for each of them.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
-    if not fast:
+    if not packed:
         # The session lives for one pass: repacking would hold a second copy of every weight.
         options.add_session_config_entry("session.disable_prepacking", "1")
     detached = detach_weights(model)
