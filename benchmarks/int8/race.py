@@ -17,7 +17,7 @@ from fuselage.engines.ort.backend import OrtBackend
 from fuselage.engines.ort.session import Provider, open_session, session_options
 
 PLAIN = "plain fp32"
-QUIET = 0.5
+QUIET = 1.0
 """Load average above which figures are marked as taken on a busy machine."""
 
 _CPU = Provider(name="CPUExecutionProvider", extra="cpu")

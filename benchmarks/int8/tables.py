@@ -10,9 +10,16 @@ from typing import Any
 HEADING = "INT8"
 """Where the section stands in docs/peers.md."""
 
+_LEGEND = """*Linears*: products with a constant weight. *Inputs of linears*: with
+OpTypesToExcludeOutputQuantization and DedicatedQDQPair, options that are off by default, so that
+Q/DQ stand where fuselage puts them. *Streamed*: with CalibStridedMinMax=1, so that histograms take
+texts of any length. *uint8*: activations with a zero point, which ONNX Runtime's x86 kernels fuse
+better. Weights are int8, per channel unless the row says otherwise; other options are the tools'
+defaults. Texts went in unpadded, or padded to the longest where a tool refused that (below)."""
+
 _HEAD = (
-    "| quantizer | Spearman | drop | cosine, mean | least | SQNR dB | Q / DQ | seconds | peak MB "
-    "| file MB |"
+    "| quantizer | Spearman | drop | cosine, mean | least | SQNR dB | Q / DQ | seconds | CPU s "
+    "| peak MB | file MB |"
 )
 
 
@@ -24,9 +31,9 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], float_spearman: float) -> 
 
 
 def _cells(row: Mapping[str, Any], float_spearman: float) -> str:
-    cost = "- | -"
+    cost = "- | - | -"
     if "seconds" in row:
-        cost = f"{row['seconds']:.1f} | {row['peak_mb']:.0f}"
+        cost = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {row['peak_mb']:.0f}"
     if "spearman" not in row:
         return f"**no result** | - | - | - | - | - | {cost} | - "
     placed = f"{row['quantize']} / {row['dequantize']}"
@@ -40,11 +47,13 @@ def _cells(row: Mapping[str, Any], float_spearman: float) -> str:
 
 
 def failures(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What did not work, with the tool's own words."""
+    """What did not work, in the tool's own words; tools that say the same share a line."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for failure in row.get("failures", ()):
+            found.setdefault((failure["feed"], failure["error"]), []).append(row["name"])
     return "\n".join(
-        f"* {row['name']}, texts {failure['feed']}: `{failure['error']}`"
-        for row in rows
-        for failure in row.get("failures", ())
+        f"* texts {feed}, `{error}`: {'; '.join(names)}" for (feed, error), names in found.items()
     )
 
 
@@ -67,17 +76,18 @@ def section(record: Mapping[str, Any]) -> str:
 {header["load_average"]:.1f} at the start. Every tool calibrated on the same {header["texts"]} texts
 from the same ONNX file, and one judge with ONNX Runtime {header["judge"]} measured what it wrote:
 Spearman x100 over {header["pairs"]} pairs (float: {header["spearman"]:.2f}), cosine of the sentence
-vectors to float, signal to noise of the last hidden state over real tokens. Seconds and growth of
-the resident memory are those of the tool's own process, imports left out. Versions:
+vectors to float, signal to noise of the last hidden state over real tokens. Seconds (wall clock and
+CPU) and growth of the resident memory are those of the tool's own process, imports left out; other
+work on the machine lengthens the former. Versions:
 {"; ".join(sorted(versions))}.
 
 {accuracy_table(found, header["spearman"])}
+
+{_LEGEND}
 """
     failed = failures(found)
     if failed:
-        text += (
-            f"\nWhat did not work, before another form of the texts did or for good:\n\n{failed}\n"
-        )
+        text += f"\nWhat a tool refused:\n\n{failed}\n"
     if "latency" in record:
         text += f"\n{_latency_text(record['latency'])}\n"
     return text

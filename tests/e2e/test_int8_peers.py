@@ -102,6 +102,7 @@ def test_worker_tells_time_and_memory(tmp_path: Path) -> None:
 
     answer = worker.answer(request(tmp_path, packages=["numpy"]), {"fake": fake})
     assert answer["seconds"] >= 0.01
+    assert 0 < answer["cpu_seconds"] < 60
     assert 70 < answer["peak_mb"] < 200
     assert answer["versions"] == {"numpy": np.__version__}
     assert (tmp_path / "new").is_dir()
@@ -257,14 +258,15 @@ def test_table_says_what_failed() -> None:
         "dynamic": 0,
         "megabytes": 5.0,
         "seconds": 1.0,
+        "cpu_seconds": 1.5,
         "peak_mb": 7.0,
     }
     bad = {"name": "b", "failures": [{"feed": "padded", "error": "ValueError: no"}]}
     lines = accuracy_table([good, bad], 86.5).splitlines()
-    assert lines[2] == "| a | 86.00 | 0.50 | 0.9900 | 0.900 | 20.0 | 2 / 3 | 1.0 | 7 | 5.0 |"
+    assert lines[2] == "| a | 86.00 | 0.50 | 0.9900 | 0.900 | 20.0 | 2 / 3 | 1.0 | 1.5 | 7 | 5.0 |"
     assert lines[3].startswith("| b | **no result** |")
     assert len({line.count("|") for line in lines}) == 1
-    assert failures([good, bad]) == "* b, texts padded: `ValueError: no`"
+    assert failures([good, bad, {**bad, "name": "c"}]) == "* texts padded, `ValueError: no`: b; c"
 
 
 def test_section_is_exchanged_alone(tmp_path: Path) -> None:
