@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-
 from ..errors import DeviceError, FeedError
 from ..graph.tensors import Array, Feeds, ShapeProfile, TensorSpec
 
@@ -91,10 +89,11 @@ class Engine(abc.ABC):
                 stream given to an engine on the CPU.
             DeviceError: when the device fails.
         """
-        if stream is not None:
-            raise FeedError(f"{self.target} runs on the CPU; expected no stream, got {stream}")
-        outputs = self.run({name: _from_dlpack(name, tensor) for name, tensor in feeds.items()})
-        return dict(outputs)
+        del stream
+        raise FeedError(
+            f"{self.target} takes no DLPack tensors, got {', '.join(feeds)}; feed numpy arrays "
+            "to run()"
+        )
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -210,14 +209,3 @@ class EngineBackend(Protocol):
             DeviceError: when this machine cannot run it: which driver, GPU or version is missing.
             BundleError: when the files are not what `build` writes.
         """
-
-
-def _from_dlpack(name: str, tensor: DlpackTensor) -> Array:
-    try:
-        array: Array = np.from_dlpack(tensor)
-    except (BufferError, RuntimeError, TypeError, AttributeError) as error:
-        raise FeedError(
-            f"feed {name!r}: expected a DLPack tensor in CPU memory, got "
-            f"{type(tensor).__name__} ({error})"
-        ) from error
-    return array

@@ -12,7 +12,6 @@ from ..base import DlpackTensor, Engine
 from .binding import borrow, run_bound, stand_ins
 from .session import message, specs
 
-
 _REFUSALS = ("broadcast", "out of data bounds")
 
 

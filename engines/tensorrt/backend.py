@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from .attention import Decomposed, caches_of, lost_attention
 from .cuda import Cuda
 from .engine import TensorRtEngine
 from .facts import PlanFacts
+from .fit import this_machine
 from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
 from .kernels import read_listing
 from .log import LogLines, make_logger
@@ -94,6 +95,9 @@ class TensorRtBackend:
             "compute_capabilities": list(targets),
             "package_version": str(trt.__version__),
             "build_seconds": round(seconds, 3),
+            "built_on": None
+            if self.flavour.builds_without_gpu
+            else asdict(this_machine(Cuda.open())),
         }
         _write(folder / PLAN, plan)
         text = json.dumps(facts, indent=2, sort_keys=True) + "\n"

@@ -144,6 +144,15 @@ class Cuda:
         what = "read the compute capability"
         return f"SM{self._call(what, major)}{self._call(what, minor)}"
 
+    def gpu_name(self, device: int) -> str:
+        """Name of a GPU, for example ``NVIDIA H200``."""
+        found = self._call("read the name of a GPU", self._api.cudaGetDeviceProperties(device))
+        return bytes(found.name).split(b"\0")[0].decode(errors="replace")
+
+    def driver(self) -> str:
+        """The newest CUDA version the driver of this machine serves, for example ``13.0``."""
+        return _cuda(self._call("read the driver's version", self._api.cudaDriverGetVersion()))
+
     def create_stream(self) -> int:
         """A stream that does not wait for the default stream."""
         flags = self._api.cudaStreamNonBlocking

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, FeedError
 from ...graph.tensors import ShapeProfile, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildMachine:
+    """What a plan that was tuned on a GPU depends on.
+
+    Attributes:
+        gpu: name, for example ``NVIDIA H200``.
+        compute_capability: for example ``SM90``.
+        driver: newest CUDA version the driver serves, for example ``13.0``.
+    """
+
+    gpu: str
+    compute_capability: str
+    driver: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +41,7 @@ class PlanFacts:
         profile: sizes of the dynamic axes it accepts.
         profiles: the optimisation profiles it was compiled with, in their order.
         caches: outputs that are inputs written in place, and those inputs.
+        built_on: the GPU and driver it was tuned on; None when it was compiled without a GPU.
     """
 
     target: str
@@ -37,6 +53,7 @@ class PlanFacts:
     profile: ShapeProfile
     profiles: tuple[ShapeProfile, ...]
     caches: Mapping[str, str] = field(default_factory=dict)
+    built_on: BuildMachine | None = None
 
     @classmethod
     def read(cls, path: Path, target: str) -> PlanFacts:
@@ -75,6 +92,7 @@ class PlanFacts:
             outputs=tuple(map(_spec, facts["outputs"])),
             profile=profile,
             profiles=tuple(map(_profile, facts.get("profiles", ()))) or (profile,),
+            built_on=_machine(facts.get("built_on")),
             caches={str(present): str(past) for present, past in facts.get("caches", {}).items()},
         )
 
@@ -104,6 +122,12 @@ class PlanFacts:
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:
     dims = tuple(dim if isinstance(dim, str) else int(dim) for dim in entry["dims"])
     return TensorSpec(str(entry["name"]), str(entry["dtype"]), dims)
+
+
+def _machine(entry: Mapping[str, str] | None) -> BuildMachine | None:
+    if entry is None:
+        return None
+    return BuildMachine(**{item.name: str(entry[item.name]) for item in fields(BuildMachine)})
 
 
 def _profile(axes: Mapping[str, list[int]]) -> ShapeProfile:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...errors import BundleError, DeviceError
 from .cuda import Cuda
-from .facts import PlanFacts
+from .facts import BuildMachine, PlanFacts
+from .fit import differences, this_machine
 from .log import LogLines, make_logger
 
 _LOG_LINES = 200
@@ -79,17 +80,18 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
     lines = LogLines(_LOG_LINES)
     logger = make_logger(trt, lines, verbose=False)
     runtime = trt.Runtime(logger)
-    gpu = cuda.compute_capability(cuda.device())
-    notes: tuple[str, ...] = ()
+    here = this_machine(cuda)
+    differs = differences(facts, str(trt.__version__), here)
+    notes = tuple(f"the plan opens, but may be slower than one built here: {d}" for d in differs)
     if hasattr(trt.Runtime, "get_engine_validity"):
         validity, diagnostics = runtime.get_engine_validity(plan)
         reasons = _diagnostics(trt, int(diagnostics)) or (lines.take_problems(),)
-        notes = _judge(trt, validity, reasons, facts, gpu)
+        notes += _judge(trt, validity, reasons, here, differs)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeviceError(
-            f"TensorRT cannot load the plan on this {gpu} GPU: {lines.take_problems()}; "
-            f"{_built_for(facts)}, this machine has {trt.__version__}; rebuild it here"
+            f"TensorRT cannot load the plan on this {here.compute_capability} GPU: "
+            f"{lines.take_problems()}; {_explain(differs)}; rebuild it here"
         )
     _check_tensors(trt, engine, facts)
     return OpenPlan(
@@ -104,7 +106,11 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
 
 
 def _judge(
-    trt: Any, validity: Any, reasons: tuple[str, ...], facts: PlanFacts, gpu: str
+    trt: Any,
+    validity: Any,
+    reasons: tuple[str, ...],
+    here: BuildMachine,
+    differs: tuple[str, ...],
 ) -> tuple[str, ...]:
     if "MALFORMED_ENGINE" in reasons:
         raise BundleError(
@@ -113,14 +119,15 @@ def _judge(
         )
     if not hasattr(trt, "EngineValidity"):
         return ()
-    why = f"({', '.join(reasons)}); {_built_for(facts)}"
+    where = f"on this {here.compute_capability} GPU"
+    why = f"({', '.join(reasons)}); {_explain(differs)}"
     if validity == trt.EngineValidity.INVALID:
         raise DeviceError(
-            f"the plan cannot run on this {gpu} GPU {why}, this machine has {trt.__version__}; "
+            f"the plan cannot run {where} {why}; "
             "rebuild for this GPU, update the driver, or run another target of the bundle"
         )
     if validity == trt.EngineValidity.SUBOPTIMAL:
-        return (f"the plan runs on this {gpu} GPU but is not the best for it {why}",)
+        return (f"the plan runs {where} but is not the best for it {why}",)
     return ()
 
 
@@ -131,9 +138,8 @@ def _diagnostics(trt: Any, bits: int) -> tuple[str, ...]:
     return tuple(name for name, member in members.items() if bits & int(member))
 
 
-def _built_for(facts: PlanFacts) -> str:
-    targets = ", ".join(facts.compute_capabilities) or "the GPU it was built on"
-    return f"it was built by {facts.target} {facts.package_version} for {targets}"
+def _explain(differs: tuple[str, ...]) -> str:
+    return "; ".join(differs) or "version, SM, GPU and driver are those it was made for"
 
 
 def _check_tensors(trt: Any, engine: Any, facts: PlanFacts) -> None:

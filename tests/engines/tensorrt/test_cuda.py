@@ -37,6 +37,7 @@ CALLS = {
     "device": (),
     "use_device": (0,),
     "compute_capability": (0,),
+    "gpu_name": (0,),
 }
 
 
@@ -51,8 +52,8 @@ def test_the_real_bindings_take_our_arguments(name: str) -> None:
 
 def test_every_call_of_the_facade_is_tried() -> None:
     public = {name for name in vars(Cuda) if not name.startswith("_")}
-    # `on_device` is made of calls that are tried, and a failure is what `forget_error` forgets.
-    assert public - {"open", "blocker", "on_device", "forget_error"} == set(CALLS)
+    made_of_others, never_fail = {"open", "blocker", "on_device"}, {"forget_error", "driver"}
+    assert public - made_of_others - never_fail == set(CALLS)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,13 @@ def test_a_round_trip_needs_the_stream_to_be_synchronised(fakes: ModuleType) -> 
 
 def test_the_compute_capability_is_spelled_like_a_target(fakes: ModuleType) -> None:
     assert Cuda(fakes.FakeCuda(capability=(12, 0))).compute_capability(0) == "SM120"
+
+
+def test_the_driver_is_named_by_the_cuda_it_serves(fakes: ModuleType) -> None:
+    fake = fakes.FakeCuda()
+    fake.driver = 12040
+    assert Cuda(fake).driver() == "12.4"
+    assert Cuda(fake).gpu_name(0) == "NVIDIA L4"
 
 
 def test_loading_needs_neither_onnx_nor_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -172,7 +173,10 @@ def test_a_fatal_cuda_error_is_reported_and_close_still_works(rig: Any) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("deserialize", r"on this SM89 GPU: the reason for deserialize; it was built by .* SM89"),
+        (
+            "deserialize",
+            r"on this SM89 GPU: the reason for deserialize; version, SM, GPU and driver are",
+        ),
         ("context", "cannot create an execution context: the reason for context; .* smaller"),
     ],
 )
@@ -190,10 +194,45 @@ def test_facts_of_another_plan_are_refused(rig: Any) -> None:
     assert rig.cuda.leaks() == {}
 
 
+MACHINE = {"gpu": "NVIDIA L4", "compute_capability": "SM89", "driver": "13.0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "built_on", "message"),
+    [
+        ({"package_version": "9.1"}, {}, r"version: made by tensorrt\S* 9\.1, here is 1"),
+        ({"compute_capabilities": ["SM80", "SM90"]}, {}, "SM: made for SM80, SM90, here is SM89"),
+        ({"compute_capabilities": []}, {"compute_capability": "SM90"}, "SM: made for SM90, here"),
+        ({}, {"gpu": "NVIDIA H200"}, "GPU: tuned on NVIDIA H200, here is NVIDIA L4"),
+        ({}, {"driver": "13.10"}, r"driver: made with CUDA 13\.10, here is CUDA 13\.0"),
+    ],
+)
+def test_what_differs_is_named_field_by_field(
+    rig: Any, change: dict[str, Any], built_on: dict[str, str], message: str
+) -> None:
+    rig.content |= change
+    rig.content["built_on"] = MACHINE | built_on
+    with rig.open() as engine:
+        assert len(engine.notes) == 1
+        assert re.search(message, engine.notes[0])
+    rig.trt.faults = {"deserialize"}
+    with pytest.raises(DeviceError, match=rf"the reason for deserialize; {message}[^;]*; rebuild"):
+        rig.open()
+
+
+def test_the_same_machine_differs_in_nothing(rig: Any) -> None:
+    rig.content["built_on"] = MACHINE
+    rig.cuda.driver = 13020  # newer than the one it was made with
+    with rig.open() as engine:
+        assert engine.notes == ()
+
+
 def test_an_invalid_plan_names_the_reasons(rtx: Any) -> None:
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 2 | 4)
+    rtx.content["compute_capabilities"] = ["SM80"]
     with pytest.raises(
-        DeviceError, match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); .* SM80, SM89"
+        DeviceError,
+        match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); SM: made for SM80, here is SM89",
     ):
         rtx.open()
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 32)

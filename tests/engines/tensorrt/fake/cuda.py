@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from .streams import MisuseError, Scheduler, Stream, Work
@@ -101,6 +102,7 @@ class FakeCuda:
         self.devices = devices
         self.capability = capability
         self.driver = 13000
+        self.gpu_name = "NVIDIA L4"
         self.gpu = threading.RLock()
         self.lost: Status | None = None
         self.streams: dict[int, Stream] = {}
@@ -155,6 +157,10 @@ class FakeCuda:
     @call(values=1)
     def cudaDeviceGetAttribute(self, attr: DeviceAttribute, device: int) -> int:
         return self.capability[int(attr) - 75]
+
+    @call(values=1)
+    def cudaGetDeviceProperties(self, device: int) -> Any:
+        return SimpleNamespace(name=self.gpu_name.encode() + b"\0\0")
 
     @call(values=1)
     def cudaStreamCreateWithFlags(self, flags: int) -> int:
