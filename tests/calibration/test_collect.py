@@ -86,10 +86,11 @@ def test_finished_run_is_reused_without_a_forward_pass(taps, parts, store, runs,
     assert notes == ["statistics of 24 texts were there from an earlier run: none was run"]
 
 
-@pytest.mark.parametrize("stopped", [1, 4, 8])
+@pytest.mark.parametrize("stopped", [1, 4, 8, -1])
 def test_interrupted_run_goes_on_and_ends_bit_identical(taps, parts, store, runs, notes, stopped):
     whole = collect(taps, parts)
     everything = list(runs)
+    stopped %= len(everything)  # -1 is in the second part
     runs.clear()
     with pytest.raises(KeyboardInterrupt):
         collect(taps, parts, store=store, on_progress=stop_behind(stopped))
