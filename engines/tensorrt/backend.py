@@ -95,9 +95,7 @@ class TensorRtBackend:
             "compute_capabilities": list(targets),
             "package_version": str(trt.__version__),
             "build_seconds": round(seconds, 3),
-            "built_on": None
-            if self.flavour.builds_without_gpu
-            else asdict(this_machine(Cuda.open())),
+            "built_on": self._built_on(),
         }
         _write(folder / PLAN, plan)
         text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
@@ -122,6 +120,10 @@ class TensorRtBackend:
         cuda = Cuda.open()
         cuda.require_device()
         return TensorRtEngine.open(trt, cuda, plan, facts, options.executor)
+
+    def _built_on(self) -> dict[str, str] | None:
+        # What is compiled ahead of time is tuned for no GPU in particular.
+        return None if self.flavour.builds_without_gpu else asdict(this_machine(Cuda.open()))
 
     def _facts(
         self,

@@ -114,7 +114,7 @@ def fake_backend(
     target = package.replace("_", "-")
     facts = {
         "target": target,
-        "package_version": version,
+        "package_version": version.split("-")[1],
         "compute_capabilities": ["SM89"],
         "bytes": len(plan),
         "profile": {"batch": [1, 2, 64], "sequence": [1, 16, 64]},

@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -339,9 +340,11 @@ class Context:
     def _alone(self) -> Iterator[None]:
         if not self._entered.acquire(blocking=False):
             raise MisuseError("two threads use one execution context")
+        began = time.perf_counter_ns()
         try:
             yield
         finally:
+            self._trt.cuda.inside_ns += time.perf_counter_ns() - began
             self._entered.release()
 
 
