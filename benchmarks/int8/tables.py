@@ -33,7 +33,8 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], float_spearman: float) -> 
 def _cells(row: Mapping[str, Any], float_spearman: float) -> str:
     cost = "- | - | -"
     if "seconds" in row:
-        cost = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {row['peak_mb']:.0f}"
+        cpu = f"{row['cpu_seconds']:.1f}" if "cpu_seconds" in row else "-"
+        cost = f"{row['seconds']:.1f} | {cpu} | {row['peak_mb']:.0f}"
     if "spearman" not in row:
         return f"**no result** | - | - | - | - | - | {cost} | - "
     placed = f"{row['quantize']} / {row['dequantize']}"

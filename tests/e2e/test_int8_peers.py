@@ -15,7 +15,7 @@ import onnx_ir as ir
 import pytest
 from int8 import own, race, worker
 from int8.environments import ENVIRONMENTS, Environment, ask
-from int8.judge import cosines, facts, hidden_state, judge, spearman, sqnr_db
+from int8.judge import cosines, embeddings, facts, hidden_state, judge, spearman, sqnr_db
 from int8.methods import METHODS, Method
 from int8.tables import accuracy_table, failures, replace_section, section_of
 
@@ -165,6 +165,11 @@ def test_hidden_state_needs_a_norm() -> None:
     bare (float[2] x) => (float[2] sentence_embedding) { sentence_embedding = Neg (x) }""").graph
     with pytest.raises(ValueError, match="no LayerNormalization leads to"):
         hidden_state(graph)
+
+
+def test_answers_are_in_the_order_of_the_texts() -> None:
+    answers = embeddings(lambda ids: ids.sum(axis=1, keepdims=True), [*ROWS, np.array([9, 9])])
+    assert answers.tolist() == [[6], [3], [6], [15], [3], [6], [18]]
 
 
 def test_judge_compares_with_the_float_model(tmp_path: Path) -> None:
