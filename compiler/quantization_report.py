@@ -21,7 +21,7 @@ from .held_out import Findings
 
 FLOAT = "float"
 
-_RANGE_KEYS = ("amax", "scale", "estimator", "alpha", "transform", "shift", "outlier")
+_RANGE_KEYS = ("amax", "scale", "estimator", "alpha", "transform", "shift")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Edge:
         linears: names of the nodes.
         scheme: of their operands; None when they stay float.
         reason: why they stay float; None when they do not.
-        range: of the activation; None for float edges, and where weights alone are quantised.
+        range: of the activation; None where none was calibrated.
         transform: what smoothing the activation costs; None without one.
         headroom: how held-out text uses the range; None without a range or such text.
         noise_share: what the linears make of the noise of all planned ones; None where it was not
@@ -60,6 +60,7 @@ class Edge:
             "format": FLOAT if self.scheme is None else self.scheme.name,
             "reason": self.reason,
             **self._range_facts(),
+            "outlier": self._outlier(),
             "weight_bits": None if self.scheme is None else self.scheme.dtype.bitwidth,
             "clip_rate": None if headroom is None else _digits(headroom.clip_rate),
             "headroom": None if headroom is None else _digits(headroom.reach),
@@ -79,13 +80,12 @@ class Edge:
             "alpha": None if smoothing is None else smoothing.alpha,
             "transform": self.transform,
             "shift": "none" if smoothing is None else _shift(smoothing),
-            "outlier": self._outlier(found),
         }
 
-    def _outlier(self, found: TensorRange) -> dict[str, Any] | None:
-        if found.outlier is None:
+    def _outlier(self) -> dict[str, Any] | None:
+        if self.range is None or self.range.outlier is None:
             return None
-        facts = asdict(found.outlier) | {"token": self.token}
+        facts = asdict(self.range.outlier) | {"token": self.token}
         return facts | {key: _digits(facts[key]) for key in ("value", "median")}
 
 
@@ -113,7 +113,7 @@ def edges_of_plan(
     edges = []
     for (tensor, reason), nodes in _groups(graph.model.graph, plan).items():
         names = tuple(_name(node) for node in nodes)
-        found = None if reason is not None else table.ranges.get(tensor)
+        found = table.ranges.get(tensor)
         outlier = None if found is None else found.outlier
         known = [noises[name] for name in names if name in noises]
         edges.append(
@@ -123,8 +123,8 @@ def edges_of_plan(
                 scheme=scheme if reason is None else None,
                 reason=reason,
                 range=found,
-                transform=_transform(values[tensor], nodes, found),
-                headroom=None if found is None else findings.headroom.get(tensor),
+                transform=None if reason else _transform(values[tensor], nodes, found),
+                headroom=None if reason else findings.headroom.get(tensor),
                 noise_share=sum(known) if known else None,
                 token=(
                     None if outlier is None or outlier.token is None else token_text(outlier.token)

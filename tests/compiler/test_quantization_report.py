@@ -179,6 +179,8 @@ def test_a_tensor_whose_linears_part_is_listed_twice(table, findings):
     assert (first["tensor"], first["linears"]) == ("normed", ["/q"])
     assert (first["format"], first["reason"]) == ("float", "the policy keeps it in float")
     assert first["noise_share"] > 0  # it was measured, and given up for that
+    assert (first["amax"], first["headroom"], first["transform"]) == (None, None, None)
+    assert first["outlier"] == second["outlier"] is not None
     assert (second["tensor"], second["linears"], second["format"]) == ("normed", ["/k"], "int8")
     assert len(rest) == 5
 
