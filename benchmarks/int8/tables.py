@@ -14,8 +14,8 @@ _LEGEND = """*Linears*: products with a constant weight. *Inputs of linears*: wi
 OpTypesToExcludeOutputQuantization and DedicatedQDQPair, options that are off by default, so that
 Q/DQ stand where fuselage puts them. *Streamed*: with CalibStridedMinMax=1, so that histograms take
 texts of any length. *uint8*: activations with a zero point, which ONNX Runtime's x86 kernels fuse
-better. *Default operators* leaves the pooling in float. Weights are int8, per channel unless the row
-says otherwise; other options are the tools' defaults. Alpha 0.9 is no tool's default either: it is
+better. *Default operators* leaves the pooling in float. Weights are int8, per channel unless the
+row says otherwise; other options are the tools' defaults. Alpha 0.9 is no tool's default: it is
 near what fuselage finds for this model. Texts went in unpadded, or padded to the longest where a
 tool refused that (below)."""
 
