@@ -108,7 +108,7 @@ def _latency_text(result: Mapping[str, Any]) -> str:
     return f"""Latency on ONNX Runtime, {result["threads"]} threads, no spinning, rows padded,
 interleaved in one process; medians, and the median of the ratios within a round to ONNX Runtime on
 the plain file ({result["date"]}, {rounds} rounds, load average {result["load_average"]:.1f} at the
-start).{busy} The static peers are the most accurate and the fastest.
+start).{busy} The static peers are the least noisy and the fastest.
 
 {latency_table(result)}"""
 
