@@ -97,10 +97,15 @@ class DeviceTensor:
             try:
                 cuda.copy_to_host(pinned.address, self._view.address, size, self._stream)
                 cuda.synchronize(self._stream)
-                array: Array = pinned.bytes[:size].view(self.dtype).reshape(self.shape).copy()
-                return array
-            finally:
-                cuda.free_pinned(pinned)
+            except DeviceError:
+                # The copy may be under way still, and its memory can only be freed behind it.
+                with suppress(DeviceError):
+                    cuda.synchronize(self._stream)
+                    cuda.free_pinned(pinned)
+                raise
+            array: Array = pinned.bytes[:size].view(self.dtype).reshape(self.shape).copy()
+            cuda.free_pinned(pinned)
+            return array
 
     def _order(self, stream: int) -> None:
         if stream in (-1, self._stream):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.audit import lost_fusions
+from fuselage.compiler.checks.audit import lost_fusions
 from fuselage.engines.base import BuildConfig, EngineArtifact
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.errors import BuildError

@@ -86,6 +86,7 @@ class FakeCuda:
         lost: a status that every call ends with from now on, as after a fatal error.
         calls: how often each function was called.
         inside_ns: time spent in here; meaningful with one thread.
+        failed: the function that `fail_at` made fail, None as long as there was none.
         peaks: the most there ever was of each kind of thing that `leaks` counts.
     """
 
@@ -117,6 +118,9 @@ class FakeCuda:
         self.inside_ns = 0
         self._scheduler = Scheduler(seed)
         self._faults: dict[str, list[Status]] = {}
+        self.failed: str | None = None
+        self._countdown = 0
+        self._blow = Status.cudaSuccess
         self._current = threading.local()
         self._legacy = [Stream(device) for device in range(devices)]
         self._next = 0x7F0000000000
@@ -124,6 +128,10 @@ class FakeCuda:
     def fail(self, name: str, *statuses: Status) -> None:
         """Let the next calls of a function end with these statuses."""
         self._faults[name] = list(statuses)
+
+    def fail_at(self, number: int, status: Status) -> None:
+        """Let one call end with a status: the so-manieth from now, whichever it is."""
+        self._countdown, self._blow, self.failed = number, status, None
 
     def leaks(self) -> dict[str, int]:
         """How many there are of everything that must be given back, without the zeros."""
@@ -321,7 +329,12 @@ class FakeCuda:
     def _download(self, dst: int, src: int, count: int) -> Callable[[], None]:
         self.span(src, count, queued=True)
         self._pinned_bytes(dst, count)
-        return lambda: ctypes.memmove(dst, bytes(self.span(src, count)), count) and None
+
+        def copy() -> None:
+            self._pinned_bytes(dst, count)
+            ctypes.memmove(dst, bytes(self.span(src, count)), count)
+
+        return copy
 
     def _move(self, dst: int, src: int, count: int) -> Callable[[], None]:
         def copy() -> None:
@@ -362,5 +375,9 @@ class FakeCuda:
     def _fault(self, name: str) -> Status | None:
         if self.lost is not None:
             return self.lost
+        self._countdown -= 1
+        if self._countdown == 0:
+            self.failed = name
+            return self._blow
         queue = self._faults.get(name)
         return (queue.pop(0) or None) if queue else None
