@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import BundleError, DeviceError, FuselageError, MissingPackageError
 from .bare_folder import bare_manifest
-from .base import Engine, LoadOptions
+from .base import Engine, ExecutorOptions, LoadOptions
 from .bundle_writer import BundleWriter
 from .manifest import MANIFEST, FileEntry, Manifest, check_name
 from .targets import TARGETS, backend
@@ -126,61 +127,69 @@ class Bundle:
         """Target -> why it cannot run on this machine, or None when it can."""
         return {target: _blocker(target) for target in self.targets}
 
-    def engine(self, target: str | None = None, *, threads: int = 0) -> Engine:
+    def engine(
+        self,
+        target: str | None = None,
+        *,
+        threads: int = 0,
+        executor: ExecutorOptions | None = None,
+    ) -> Engine:
         """Open an engine.
 
         Args:
             target: one of `targets`; None takes the best that runs on this machine, and says in
                 `Engine.notes` why a better one was passed over.
             threads: CPU threads; 0 means all physical cores allowed to this process.
+            executor: lanes, CUDA graphs and buckets of a TensorRT engine; None for the defaults.
 
         Raises:
             DeviceError: when the target, or every target, cannot run here, with the reasons and
                 the targets that do run.
             BundleError: when the bundle lacks the target or is damaged.
         """
+        options = LoadOptions(threads=threads, executor=executor or ExecutorOptions())
         if target is not None:
-            return self._named(target, threads)
+            return self._named(target, options)
         notes: list[str] = []
         for name in self.targets:
-            engine = self._try(name, threads, notes)
+            engine = self._try(name, options, notes)
             if engine is not None:
                 engine.notes = (*notes, *engine.notes)
                 return engine
         raise DeviceError(f"{self.root}: no target of this bundle runs here: {'; '.join(notes)}")
 
-    def _try(self, name: str, threads: int, notes: list[str]) -> Engine | None:
+    def _try(self, name: str, options: LoadOptions, notes: list[str]) -> Engine | None:
         blocker = _blocker(name)
         if blocker is None:
             try:
-                return self._load(name, threads)
+                return self._load(name, options)
             except (DeviceError, MissingPackageError) as error:
                 blocker = str(error)
         notes.append(f"{name} does not run here: {blocker}")
         return None
 
-    def _named(self, name: str, threads: int) -> Engine:
+    def _named(self, name: str, options: LoadOptions) -> Engine:
         folder = self.folder(name)
         blocker = _blocker(name)
         if blocker is None:
-            return self._load(name, threads)
+            return self._load(name, options)
         others = [other for other, reason in self.blockers().items() if reason is None]
         raise DeviceError(
             f"{folder}: {name} does not run here: {blocker}; "
             f"targets of this bundle that do: {', '.join(others) or 'none'}"
         )
 
-    def _load(self, name: str, threads: int) -> Engine:
+    def _load(self, name: str, options: LoadOptions) -> Engine:
         folder = self.folder(name)
         engines = backend(name)
         try:
-            engine = engines.load(folder, LoadOptions(threads=threads))
+            engine = engines.load(folder, options)
         except DeviceError:
             # Only now, because hashing a large canonical graph would slow every start.
             source = self.source
             if source is None:
                 raise
-            engine = engines.load(folder, LoadOptions(threads=threads, source=source))
+            engine = engines.load(folder, replace(options, source=source))
         if self.checked and not self.manifest.verification["passed"]:
             note = f"{self.root}: this bundle did not pass its verification, see report.json"
             engine.notes = (note, *engine.notes)

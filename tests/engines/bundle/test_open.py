@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fuselage.engines import bundle as module
-from fuselage.engines.base import Engine, LoadOptions
+from fuselage.engines.base import Engine, ExecutorOptions, LoadOptions
 from fuselage.engines.bundle import Bundle, BundleWriter
 from fuselage.engines.manifest import Manifest
 from fuselage.engines.strict_json import canonical_json, json_digest
@@ -97,6 +97,19 @@ def test_a_whole_bundle_opens_and_runs(folder: Path, feeds: Feeds) -> None:
         assert engine.notes == ()
         feed = feeds(3, 5)
         assert engine.run(feed)["pooled"].tobytes() == named.run(feed)["pooled"].tobytes()
+
+
+@pytest.mark.parametrize("target", [None, "tensorrt"])
+def test_the_executors_options_reach_the_backend_with_and_without_the_fallback(
+    two_targets: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
+) -> None:
+    fake = FakeBackend(error=DeviceError("no GPU"))
+    offer(monkeypatch, tensorrt=fake, **{"ort-cpu": FakeBackend("not asked")})
+    executor = ExecutorOptions(lanes=3, buckets={"batch": (4, 8)})
+    with pytest.raises(DeviceError, match="no GPU"):
+        Bundle.open(two_targets).engine(target, threads=2, executor=executor)
+    assert [(options.executor, options.threads) for options in fake.loads] == [(executor, 2)] * 2
+    assert [options.source is None for options in fake.loads] == [True, False]
 
 
 @pytest.mark.parametrize("name", FILES)
