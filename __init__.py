@@ -35,8 +35,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .calibration.data import CalibrationSet
     from .calibration.evaluation.records import EvaluationFile
+    from .calibration.text.data import CalibrationSet
     from .engines.base import Engine
     from .engines.bundle import Bundle
     from .engines.text.runtime import TextRuntime
@@ -122,8 +122,8 @@ def build(
     Raises:
         FuselageError: see `fuselage.errors`; nothing half-written is left.
     """
-    from .calibration.data import CalibrationSet
     from .calibration.evaluation.records import EvaluationFile
+    from .calibration.text.data import CalibrationSet
     from .compiler.pipeline import run_build
     from .compiler.recipe import Request
 

@@ -46,9 +46,9 @@ def resident(field: str) -> float:
 
 def measure(bundle: Path, text: Path, texts: int, threads: int) -> dict[str, float]:
     """Calibrate once in this process."""
-    from fuselage.calibration.data import CalibrationSet
     from fuselage.calibration.run import calibrate
-    from fuselage.calibration.tokenization import tokenize_with
+    from fuselage.calibration.text.data import CalibrationSet
+    from fuselage.calibration.text.tokenization import tokenize_with
     from fuselage.engines.bundle import SOURCE
     from fuselage.engines.text.encoder import TextEncoder
     from fuselage.engines.text.task import TASK_FILE, TaskSpec

@@ -22,17 +22,17 @@ import numpy as np
 from families.exporters import CannotExportError, Spelling, export
 from families.models import FAMILIES, VOCABULARY, Family, Width
 
-from fuselage.calibration.batches import Batch
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.quality import Quality, measure_quality
+from fuselage.calibration.damage.quality import Quality, measure_quality
 from fuselage.calibration.run import calibrate
-from fuselage.calibration.samples import Sample, TokenIds
 from fuselage.calibration.session import GraphSession
-from fuselage.calibration.tokenization import Tokenize, TokenRow
-from fuselage.compiler.audit import lost_fusions
+from fuselage.calibration.text.batches import Batch
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.samples import Sample, TokenIds
+from fuselage.calibration.text.tokenization import Tokenize, TokenRow
+from fuselage.compiler.checks.audit import lost_fusions
+from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.progress import Journal, Silent
-from fuselage.compiler.quantize import quantizable
-from fuselage.compiler.traps import refuse_traps
+from fuselage.compiler.quantization.quantize import quantizable
 from fuselage.engines.base import BuildConfig
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.graph.model import Graph

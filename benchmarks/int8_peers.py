@@ -47,7 +47,7 @@ def tokenized(texts: Sequence[str]) -> dict[str, np.ndarray]:
 
 def write_inputs(work: Path, texts: Path, pairs: Path, count: int) -> int:
     """The plain model, the texts to calibrate with and the pairs to judge with; how many texts."""
-    from fuselage.calibration.data import CalibrationSet
+    from fuselage.calibration.text.data import CalibrationSet
 
     drawn = CalibrationSet.from_files([texts], limit=count).texts
     np.savez(work / "texts.npz", **tokenized([str(text) for text in drawn]))

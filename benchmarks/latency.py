@@ -32,10 +32,10 @@ def plain_export(folder: Path) -> Path:
     """MiniLM as the exporter writes it: default opset, sdpa."""
     import torch
 
-    from fuselage.compiler.checkpoint import load_checkpoint
-    from fuselage.compiler.quiet import quiet
-    from fuselage.compiler.source import resolve_model
-    from fuselage.compiler.tasks import task_module
+    from fuselage.compiler.exporting.quiet import quiet
+    from fuselage.compiler.exporting.tasks import task_module
+    from fuselage.compiler.models.checkpoint import load_checkpoint
+    from fuselage.compiler.models.source import resolve_model
 
     checkpoint = load_checkpoint(resolve_model("minilm"), "embedding")
     checkpoint.model.set_attn_implementation("sdpa")  # what transformers loads by default

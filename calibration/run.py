@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from ..errors import CalibrationError
 from ..graph.model import Graph
 from ..passes.qdq.policy import QuantPlan, QuantPolicy
-from .batches import BATCH_TOKENS
-from .collect import Progress, Taps, collect
-from .common_scales import with_common_scales
-from .data import CalibrationSet
-from .estimators import ESTIMATORS, AbsoluteMaximum
-from .profile import TensorProfile
-from .profile_store import ProfileStore
-from .search import Choice, Edge, choose, edges_of
+from .ranges.common_scales import with_common_scales
+from .ranges.estimators import ESTIMATORS, AbsoluteMaximum
+from .ranges.search import Choice, Edge, choose, edges_of
+from .statistics.collect import Progress, Taps, collect
+from .statistics.profile import TensorProfile
+from .statistics.profile_store import ProfileStore
 from .table import CalibrationTable, TensorRange
-from .tokenization import Tokenize
+from .text.batches import BATCH_TOKENS
+from .text.data import CalibrationSet
+from .text.tokenization import Tokenize
 
 AUTO = "auto"
 """Smooth, and clip where that helps; other methods are names of estimators."""

@@ -16,9 +16,9 @@ from ..passes.qdq.insert import InsertQdq
 from ..passes.qdq.params import INT8, QuantParams, Scheme
 from ..passes.qdq.policy import QuantPolicy
 from ..passes.qdq.smooth import SmoothActivations, smoothed_name
-from .outlier import Outlier
-from .smoothing import Smoothing
-from .statistics import TensorStatistics
+from .ranges.smoothing import Smoothing
+from .statistics.extrema import TensorStatistics
+from .statistics.outlier import Outlier
 
 CALIBRATION_FILE = "calibration.json"
 SCHEMA = 3

@@ -12,13 +12,13 @@ from ..engines.bundle import Bundle, BundleWriter
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
 from ..graph.tensors import ShapeProfile
+from .checks.requirement import check_requirements, parse_requirements
+from .models.source import resolve_model
 from .packages import EXPORTING, require
 from .precision import CALIBRATED, INTEGER, QUANTIZED, Assignment, assign, gpus_for
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
 from .report import REPORT, read_report
-from .requirement import check_requirements, parse_requirements
-from .source import resolve_model
 
 _PLANNED = {"tensorrt", "tensorrt-rtx"}
 """Targets that are compiled for compute capabilities."""

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..calibration.data import CalibrationSet
 from ..calibration.evaluation.records import EvaluationFile
+from ..calibration.text.data import CalibrationSet
 from ..engines import host
 from ..engines.bundle import Bundle
 from ..errors import BuildError, BundleError
-from .source import ModelSource
+from .models.source import ModelSource
 
 _PACKAGES = (
     "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers",

@@ -15,17 +15,17 @@ from ..engines.base import EngineArtifact
 from ..engines.bundle import Bundle
 from ..errors import BundleError
 from ..graph.history import StageRecord
-from .fusion import count_fusions
-from .source import ModelSource
+from .checks.fusion import count_fusions
+from .models.source import ModelSource
 
 if TYPE_CHECKING:
     # Reading a report must not cost what making one does.
-    from ..calibration.survey import Survey
+    from ..calibration.text.survey import Survey
     from ..graph.model import Graph
     from ..passes.presets import Precision
+    from .checks.proof import Verdict
     from .progress import Journal
-    from .proof import Verdict
-    from .quantize import Quantized
+    from .quantization.quantize import Quantized
 
 REPORT = "report.json"
 SCHEMA = 1
@@ -106,7 +106,7 @@ def stage_facts(record: StageRecord) -> dict[str, Any]:
 
 
 def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]:
-    from .quantization_report import quality_facts
+    from .quantization.edges import quality_facts
 
     kept = quantized.plan.refusals
     return {

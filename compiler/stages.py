@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..calibration.budget import Budget
-from ..calibration.data import default_corpus
+from ..calibration.damage.budget import Budget
 from ..calibration.session import GraphSession
-from ..calibration.survey import Survey, survey
+from ..calibration.text.data import default_corpus
+from ..calibration.text.survey import Survey, survey
 from ..engines import host
 from ..engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ..engines.bundle import SOURCE, BundleWriter
@@ -24,23 +24,23 @@ from ..graph.tensors import ShapeProfile
 from ..passes.base import Pass
 from ..passes.costs import CostTable
 from ..passes.presets import CANONICAL, lowering
-from .audit import lost_fusions
-from .evaluation import check_examples, examples_for
-from .export import Exported, export
-from .formats import CAVEATS, policy_of
-from .fusion import count_fusions
+from .checks.audit import lost_fusions
+from .checks.fusion import count_fusions
+from .checks.proof import Proof, Verdict
+from .checks.requirement import check_requirements, parse_requirements
+from .checks.traps import refuse_traps
+from .checks.verified import parse_verify, run_passes
+from .checks.widen import widen_bfloat16
+from .exporting.export import Exported, export
 from .latency import measure_latency
+from .models.source import ModelSource
 from .precision import CALIBRATED, QUANTIZED, Assignment, gpus_for
 from .progress import Journal
-from .proof import Proof, Verdict
-from .quantize import Quantized, quantize
+from .quantization.evaluation import check_examples, examples_for
+from .quantization.formats import CAVEATS, policy_of
+from .quantization.quantize import Quantized, quantize
 from .recipe import Recipe, Request
 from .report import REPORT, make_report
-from .requirement import check_requirements, parse_requirements
-from .source import ModelSource
-from .traps import refuse_traps
-from .verified import parse_verify, run_passes
-from .widen import widen_bfloat16
 
 TOKENIZER, CALIBRATION = "tokenizer.json", "calibration.json"
 _BEST_BATCH, _BEST_LENGTH = 8, 128

@@ -40,9 +40,9 @@ def encoder() -> Any:
 
 def quantize(request: Mapping[str, Any]) -> Quantize:
     """Every linear in INT8 with the settings a build takes."""
-    from fuselage.calibration.data import CalibrationSet
     from fuselage.calibration.run import calibrate
-    from fuselage.calibration.tokenization import tokenize_with
+    from fuselage.calibration.text.data import CalibrationSet
+    from fuselage.calibration.text.tokenization import tokenize_with
     from fuselage.graph.model import Graph
     from fuselage.passes.pipeline import PassPipeline
     from fuselage.passes.presets import CANONICAL

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import CalibrationError
 from ..metrics.entity_f1 import Entity
-from ..samples import cleaned
+from ..text.samples import cleaned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from ...errors import CalibrationError
-from ..sources import data_files, source_name
-from ..sources_arrow import Record, arrow_records, parquet_records
-from ..sources_columns import csv_fields, json_values, tsv_fields
-from ..sources_lines import decoded
+from ..text.sources import data_files, source_name
+from ..text.sources_arrow import Record, arrow_records, parquet_records
+from ..text.sources_columns import csv_fields, json_values, tsv_fields
+from ..text.sources_lines import decoded
 
 FEWEST = 10
 """Below this number of examples a metric says nothing."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bootstrap import ROUNDS, Interval, interval, resamples
 from .base import Metric, Rows
+from .bootstrap import ROUNDS, Interval, interval, resamples
 
 _BLOCK = 50
 """Rounds drawn at once: 40 MB for 100,000 examples."""

@@ -14,7 +14,7 @@ from .optimize import lowering_of
 from .options import Json, Quiet, Threads
 
 if TYPE_CHECKING:
-    from ..bisect import Culprit
+    from ..checks.bisect import Culprit
 
 _WHAT = {
     "raises": "raises",
@@ -46,7 +46,7 @@ def bisect(
     require(REWRITING, "bisecting a graph")
     from ...graph.model import Graph
     from ...passes.presets import CANONICAL
-    from ..bisect import bisect as find_culprit
+    from ..checks.bisect import bisect as find_culprit
 
     _check_folder(out)
     lowering = lowering_of(target, precision)
@@ -146,7 +146,7 @@ def _write(culprit: Culprit, out: Path) -> list[Path]:
     """The graphs and the feeds; a graph that is malformed or was never made is left out."""
     import numpy as np
 
-    from ..files import write_graph
+    from ..checks.files import write_graph
 
     files = [*write_graph(culprit.before, out / "before.onnx")]
     if culprit.fault == "numbers":

@@ -117,7 +117,7 @@ def _default_out(model: str) -> Path:
 def _texts(files: list[Path] | None, columns: list[str] | None, limit: int | None) -> Any:
     if not files and not columns and limit is None:
         return None
-    from ...calibration.data import DEFAULT_LIMIT, CalibrationSet
+    from ...calibration.text.data import DEFAULT_LIMIT, CalibrationSet
 
     if not files:
         option = "--text-column" if columns else "--text-limit"

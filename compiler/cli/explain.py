@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..checks.requirement import check_requirements, parse_requirements
 from ..packages import REWRITING, require
-from ..requirement import check_requirements, parse_requirements
 from .console import print_fusion, print_json, print_table, say
 from .options import Json, Require, Threads, Verify
 from .subject import is_bundle
@@ -58,9 +58,9 @@ def _of_file(path: Path, verify: str, threads: int) -> dict[str, Any]:
     require(REWRITING, "explaining a graph")
     from ...graph.model import Graph
     from ...passes.presets import CANONICAL
-    from ..fusion import count_fusions
+    from ..checks.fusion import count_fusions
+    from ..checks.verified import parse_verify, run_passes
     from ..report import stage_facts
-    from ..verified import parse_verify, run_passes
 
     policy, original = parse_verify(verify), Graph.load(path)
     done = run_passes(CANONICAL, original, verify=policy, threads=threads)

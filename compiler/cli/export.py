@@ -7,8 +7,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from ..models.source import resolve_model
 from ..packages import EXPORTING, require
-from ..source import resolve_model
 from .console import Watch, print_json, say
 from .options import Json, Quiet
 
@@ -30,9 +30,9 @@ def export(
     """Write a model as ONNX opset 23, canonicalised and checked by numbers."""
     require(EXPORTING, "exporting a model")
     from ...passes.presets import CANONICAL
-    from ..export import export as export_model
-    from ..files import write_graph
-    from ..verified import run_passes
+    from ..checks.files import write_graph
+    from ..checks.verified import run_passes
+    from ..exporting.export import export as export_model
 
     watch = Watch(quiet=quiet)
     watch.started("export")

@@ -39,10 +39,10 @@ def optimize(
     require(REWRITING, "rewriting a graph")
     from ...graph.model import Graph, reject_nan
     from ...passes.presets import CANONICAL
-    from ..files import write_graph
-    from ..fusion import count_fusions
-    from ..requirement import check_requirements, parse_requirements
-    from ..verified import parse_verify, run_passes
+    from ..checks.files import write_graph
+    from ..checks.fusion import count_fusions
+    from ..checks.requirement import check_requirements, parse_requirements
+    from ..checks.verified import parse_verify, run_passes
 
     wanted, policy = parse_requirements(requirements), parse_verify(verify)
     lower = lowering_of(target, precision, costs)
@@ -82,8 +82,8 @@ def optimize(
 
 def _kept_halves(original: Graph, target: str, asked: str) -> list[str]:
     """No pass widens float16, so a file that holds it is not lowered to another precision."""
+    from ..checks.widen import holds_float16
     from ..precision import assign
-    from ..widen import holds_float16
 
     if target == "canonical" or not holds_float16(original):
         return []

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 
 import fuselage
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.survey import survey
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.survey import survey
 from fuselage.compiler.cli import run
 from fuselage.compiler.progress import Journal, Silent
-from fuselage.compiler.quantize import quantize
+from fuselage.compiler.quantization.quantize import quantize
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec
 from fuselage.errors import CalibrationError
@@ -121,7 +121,7 @@ def test_one_text_gives_ranges_and_a_warning(
 def test_one_text_cannot_be_held_to_a_budget(
     graph: Graph, tokenizer: Path, journal: Journal
 ) -> None:
-    from fuselage.calibration.budget import Budget
+    from fuselage.calibration.damage.budget import Budget
 
     texts = CalibrationSet.from_texts(["cat sees dog"])
     with pytest.raises(CalibrationError, match="expected at least two texts"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.bootstrap import Interval, interval, resamples
+from fuselage.calibration.metrics.bootstrap import Interval, interval, resamples
 
 
 def test_draws_are_seeded_with_replacement_and_as_long_as_the_texts():

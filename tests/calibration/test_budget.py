@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.budget import Budget, choose_float, fit_budget
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.quality import Quality
+from fuselage.calibration.damage.budget import Budget, choose_float, fit_budget
+from fuselage.calibration.damage.quality import Quality
+from fuselage.calibration.damage.sensitivity import LinearNoise, linear_noises
 from fuselage.calibration.run import calibrate
-from fuselage.calibration.sensitivity import LinearNoise, linear_noises
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.errors import CalibrationError
 from fuselage.passes.qdq.policy import Linear
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fuselage.calibration import collect as collecting
-from fuselage.calibration.collect import Taps, collect
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.profile_store import ProfileStore
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
+from fuselage.calibration.statistics import collect as collecting
+from fuselage.calibration.statistics.collect import Taps, collect
+from fuselage.calibration.statistics.profile_store import ProfileStore
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.errors import CalibrationError
 
 NAMES = ("normed", "active")
@@ -211,9 +211,9 @@ CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import FakeTokenizer, tiny_graph
-from fuselage.calibration import collect as collecting
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.profile_store import ProfileStore
+from fuselage.calibration.statistics import collect as collecting
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.statistics.profile_store import ProfileStore
 from fuselage.calibration.run import calibrate
 from fuselage.calibration import run
 from pathlib import Path

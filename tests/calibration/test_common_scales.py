@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.calibration.common_scales import with_common_scales
-from fuselage.calibration.smoothing import smooth
-from fuselage.calibration.statistics import TensorStatistics
+from fuselage.calibration.ranges.common_scales import with_common_scales
+from fuselage.calibration.ranges.smoothing import smooth
+from fuselage.calibration.statistics.extrema import TensorStatistics
 from fuselage.calibration.table import CalibrationTable, TensorRange
 from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline

@@ -7,8 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from fuselage.calibration.data import DEFAULT_LIMIT, CalibrationSet, default_corpus
-from fuselage.calibration.tokenization import tokenize_with
+from fuselage.calibration.text.data import DEFAULT_LIMIT, CalibrationSet, default_corpus
+from fuselage.calibration.text.tokenization import tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec
 from fuselage.errors import CalibrationError

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.estimators import ESTIMATORS, Percentile
-from fuselage.calibration.histogram import Histogram
+from fuselage.calibration.ranges.estimators import ESTIMATORS, Percentile
+from fuselage.calibration.statistics.histogram import Histogram
 from fuselage.errors import CalibrationError
 
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.headroom import Headroom, measure_headroom, most_clipped
+from fuselage.calibration.damage.headroom import Headroom, measure_headroom, most_clipped
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
-from fuselage.calibration.statistics import TensorStatistics
+from fuselage.calibration.statistics.extrema import TensorStatistics
 from fuselage.calibration.table import CalibrationTable, TensorRange
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.errors import CalibrationError
 
 TEXTS = ["a", "ok then", "the quick brown fox", "jumps over", "x" * 40, "why?", "lazy dogs"] * 3

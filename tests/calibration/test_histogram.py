@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fuselage.calibration.histogram import BINS, Histogram
+from fuselage.calibration.statistics.histogram import BINS, Histogram
 
 parts = st.lists(
     hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e6, 1e6, width=32)),

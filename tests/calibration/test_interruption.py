@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fuselage.calibration.interruption import Interruption
+from fuselage.calibration.statistics.interruption import Interruption
 
 
 def interrupted(times, steps):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.outlier import Outlier, Peak
 from fuselage.calibration.run import calibrate
+from fuselage.calibration.statistics.outlier import Outlier, Peak
+from fuselage.calibration.text.data import CalibrationSet
 
 
 def reach(values):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuselage.calibration.profile import TensorProfile
-from fuselage.calibration.profile_arrays import ARRAYS, arrays_of, profile_of
-from fuselage.calibration.reservoir import row_keys
+from fuselage.calibration.statistics.profile import TensorProfile
+from fuselage.calibration.statistics.profile_arrays import ARRAYS, arrays_of, profile_of
+from fuselage.calibration.statistics.reservoir import row_keys
 from fuselage.errors import CalibrationError
 
 LENGTH, CHANNELS, CAPACITY = 3, 4, 8

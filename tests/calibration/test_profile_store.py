@@ -10,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from fuselage.calibration.profile import TensorProfile
-from fuselage.calibration.profile_store import Collected, ProfileStore
-from fuselage.calibration.reservoir import row_keys
+from fuselage.calibration.statistics.profile import TensorProfile
+from fuselage.calibration.statistics.profile_store import Collected, ProfileStore
+from fuselage.calibration.statistics.reservoir import row_keys
 
 KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 NAMES = ("x", "y/odd name:0")

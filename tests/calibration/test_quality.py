@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.batches import Batch
-from fuselage.calibration.bootstrap import Interval
-from fuselage.calibration.quality import measure_quality
+from fuselage.calibration.damage.quality import measure_quality
+from fuselage.calibration.metrics.bootstrap import Interval
+from fuselage.calibration.text.batches import Batch
 from fuselage.errors import CalibrationError
 
 

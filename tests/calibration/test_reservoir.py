@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuselage.calibration.reservoir import LARGEST_SHARE, Reservoir, row_keys
+from fuselage.calibration.statistics.reservoir import LARGEST_SHARE, Reservoir, row_keys
 
 
 def tokens(count, seed=0):

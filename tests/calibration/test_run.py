@@ -5,11 +5,11 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.calibration import run
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.quality import measure_quality
+from fuselage.calibration.damage.quality import measure_quality
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
 from fuselage.calibration.table import CalibrationTable
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline

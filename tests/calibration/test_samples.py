@@ -3,8 +3,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.samples import Draw, TokenIds, cleaned, digest_of, draw_key, sample_size
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.samples import (
+    Draw,
+    TokenIds,
+    cleaned,
+    digest_of,
+    draw_key,
+    sample_size,
+)
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 SAMPLES = st.one_of(

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuselage.calibration.profile import TensorProfile
-from fuselage.calibration.reservoir import row_keys
-from fuselage.calibration.search import ALPHAS, Choice, Edge, choose, edges_of
+from fuselage.calibration.ranges.search import ALPHAS, Choice, Edge, choose, edges_of
+from fuselage.calibration.statistics.profile import TensorProfile
+from fuselage.calibration.statistics.reservoir import row_keys
 from fuselage.passes.qdq.policy import QuantPolicy
 from fuselage.passes.qdq.sites import Site
 

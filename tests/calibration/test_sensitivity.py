@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.calibration.batches import Batch
-from fuselage.calibration.data import CalibrationSet
+from fuselage.calibration.damage.sensitivity import linear_noises, thinned
+from fuselage.calibration.damage.switch import SWITCH, with_switch
 from fuselage.calibration.run import calibrate
-from fuselage.calibration.sensitivity import linear_noises, thinned
 from fuselage.calibration.session import GraphSession
-from fuselage.calibration.switch import SWITCH, with_switch
+from fuselage.calibration.text.batches import Batch
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.qdq.policy import QuantPolicy

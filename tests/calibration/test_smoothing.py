@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuselage.calibration.smoothing import smooth
+from fuselage.calibration.ranges.smoothing import smooth
 from fuselage.passes.qdq.params import QMAX
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.samples import TokenIds
-from fuselage.calibration.sources import data_files, read_samples
-from fuselage.calibration.sources_lines import LONGEST_LINE
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.samples import TokenIds
+from fuselage.calibration.text.sources import data_files, read_samples
+from fuselage.calibration.text.sources_lines import LONGEST_LINE
 from fuselage.errors import CalibrationError, MissingPackageError
 
 ROWS = [{"id": 1, "text": 'one, "two"', "label": "a"}, {"id": 2, "text": "drei", "label": None}]

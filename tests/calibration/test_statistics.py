@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fuselage.calibration.statistics import TensorStatistics
+from fuselage.calibration.statistics.extrema import TensorStatistics
 from fuselage.errors import CalibrationError
 
 parts = st.lists(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from fuselage.calibration.data import CalibrationSet, default_corpus
-from fuselage.calibration.samples import TokenIds
-from fuselage.calibration.survey import survey
-from fuselage.calibration.tokenization import tokenize_with
+from fuselage.calibration.text.data import CalibrationSet, default_corpus
+from fuselage.calibration.text.samples import TokenIds
+from fuselage.calibration.text.survey import survey
+from fuselage.calibration.text.tokenization import tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.task import TaskSpec
 from fuselage.errors import CalibrationError

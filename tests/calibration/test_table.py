@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from fuselage.calibration.outlier import Outlier
-from fuselage.calibration.statistics import TensorStatistics
+from fuselage.calibration.statistics.extrema import TensorStatistics
+from fuselage.calibration.statistics.outlier import Outlier
 from fuselage.calibration.table import CalibrationTable, TensorRange
 from fuselage.errors import CalibrationError
 

@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from fuselage.compiler.cli import run
-from fuselage.compiler.quiet import quiet_transformers
-from fuselage.compiler.random_tokenizer import random_tokenizer_json
+from fuselage.compiler.exporting.quiet import quiet_transformers
+from fuselage.compiler.models.random_tokenizer import random_tokenizer_json
 
 Optimize = Callable[..., tuple[int, str]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.audit import lost_fusions
+from fuselage.compiler.checks.audit import lost_fusions
 from fuselage.engines.base import EngineArtifact
 from fuselage.graph.model import Graph
 from fuselage.passes.qdq.policy import QuantPolicy

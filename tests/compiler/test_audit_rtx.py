@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.audit import lost_fusions
-from fuselage.compiler.quantize import quantizable
+from fuselage.compiler.checks.audit import lost_fusions
+from fuselage.compiler.quantization.quantize import quantizable
 from fuselage.engines.base import BuildConfig, EngineArtifact
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.graph.model import Graph

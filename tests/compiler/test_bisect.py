@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.bisect import Culprit, bisect
+from fuselage.compiler.checks.bisect import Culprit, bisect
 from fuselage.compiler.cli import run
 from fuselage.graph.model import Graph
 from fuselage.passes import presets

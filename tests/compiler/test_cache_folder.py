@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fuselage.compiler import cache_folder as module
-from fuselage.compiler.cache_folder import cache_folder, calibration_store
+from fuselage.compiler.quantization import cache_folder as module
+from fuselage.compiler.quantization.cache_folder import cache_folder, calibration_store
 
 
 def test_tests_do_not_write_into_a_home():

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.check_pass import NumberCheck
+from fuselage.compiler.checks.check_pass import NumberCheck
 from fuselage.graph.model import Graph
 from fuselage.passes.base import EXACT, Pass, PassResult, result
 from fuselage.passes.lowering.convert_precision import ConvertPrecision

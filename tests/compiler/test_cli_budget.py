@@ -10,8 +10,8 @@ import pytest
 
 import fuselage
 from fuselage.compiler.cli import run
+from fuselage.compiler.models.source import ModelSource
 from fuselage.compiler.recipe import Request, recipe_of
-from fuselage.compiler.source import ModelSource
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import fuselage
 from fuselage.calibration.evaluation.drops import MetricDrop
 from fuselage.calibration.evaluation.records import EvaluationFile
 from fuselage.compiler.cli import run
-from fuselage.compiler.evaluation import Accuracy
+from fuselage.compiler.models.source import ModelSource
+from fuselage.compiler.quantization.evaluation import Accuracy
 from fuselage.compiler.recipe import Request, recipe_of
-from fuselage.compiler.source import ModelSource
 
 Cli = Callable[..., tuple[int, str, str]]
 LABELS = {"id2label": {0: "bad", 1: "good", 2: "so so"}, "label2id": {"bad": 0}, "num_labels": 3}

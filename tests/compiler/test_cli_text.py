@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import fuselage
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.survey import Survey
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.survey import Survey
 from fuselage.compiler.cli import run
 from fuselage.compiler.recipe import Request
 

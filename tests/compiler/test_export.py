@@ -14,8 +14,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from fuselage.compiler.export import Exported, export
-from fuselage.compiler.source import resolve_model
+from fuselage.compiler.exporting.export import Exported, export
+from fuselage.compiler.models.source import resolve_model
 from fuselage.errors import ExportError, FeedError, GraphError
 from fuselage.graph.tensors import Array
 
@@ -175,7 +175,7 @@ def test_sentence_files_are_compiled_into_the_graph(
 def by_hand(folder: Path, feeds: Feeds, mode: str, *, normalize: bool) -> Array:
     from transformers import BertModel
 
-    from fuselage.compiler.quiet import quiet_transformers
+    from fuselage.compiler.exporting.quiet import quiet_transformers
 
     with quiet_transformers(), torch.no_grad():
         model = BertModel.from_pretrained(folder).eval()
@@ -334,8 +334,8 @@ def test_the_export_says_nothing(
 
 def test_the_first_export_of_a_process_says_nothing(checkpoint: Callable[..., Path]) -> None:
     code = (
-        "import sys; from fuselage.compiler.source import resolve_model;"
-        "from fuselage.compiler.export import export; export(resolve_model(sys.argv[1]))"
+        "import sys; from fuselage.compiler.models.source import resolve_model;"
+        "from fuselage.compiler.exporting.export import export; export(resolve_model(sys.argv[1]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(checkpoint())], capture_output=True, text=True, check=True

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.files import write_graph
+from fuselage.compiler.checks.files import write_graph
 from fuselage.errors import GraphError
 from fuselage.graph.model import Graph
 

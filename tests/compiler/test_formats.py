@@ -11,15 +11,15 @@ import onnx_ir as ir
 import pytest
 
 import fuselage
-from fuselage.calibration.data import CalibrationSet
-from fuselage.compiler.audit import lost_fusions
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.compiler.checks.audit import lost_fusions
+from fuselage.compiler.checks.proof import GATES
 from fuselage.compiler.cli import run
-from fuselage.compiler.formats import CAVEATS, policy_of, ranges_of
+from fuselage.compiler.models.source import ModelSource
 from fuselage.compiler.precision import QUANTIZED
 from fuselage.compiler.progress import Journal, Silent
-from fuselage.compiler.proof import GATES
+from fuselage.compiler.quantization.formats import CAVEATS, policy_of, ranges_of
 from fuselage.compiler.recipe import Request, recipe_of
-from fuselage.compiler.source import ModelSource
 from fuselage.engines.base import EngineArtifact
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph

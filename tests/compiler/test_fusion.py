@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.blocks import attentions, nodes_of
-from fuselage.compiler.fusion import KINDS, FusionCount, count_fusions
-from fuselage.compiler.requirement import Requirement, check_requirements, parse_requirements
+from fuselage.compiler.checks.blocks import attentions, nodes_of
+from fuselage.compiler.checks.fusion import KINDS, FusionCount, count_fusions
+from fuselage.compiler.checks.requirement import Requirement, check_requirements, parse_requirements
 from fuselage.errors import BuildError, VerificationError
 from fuselage.graph.history import Refusal, StageRecord
 from fuselage.graph.model import Graph

@@ -14,7 +14,7 @@ from .hub_server import COMMIT, serve
 RESOLVE = """
 import json, sys, time
 from fuselage.errors import FuselageError
-from fuselage.compiler.source import resolve_model
+from fuselage.compiler.models.source import resolve_model
 started = time.perf_counter()
 try:
     source = resolve_model(sys.argv[1], **json.loads(sys.argv[2]))

@@ -10,12 +10,12 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.cli import run
 from fuselage.compiler.precision import Assignment
 from fuselage.compiler.progress import Journal, Silent
 from fuselage.compiler.recipe import Request
 from fuselage.compiler.stages import Build
-from fuselage.compiler.traps import refuse_traps
 from fuselage.errors import BuildError
 from fuselage.graph.model import Graph
 from fuselage.graph.tensors import ShapeProfile

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler import reference
+from fuselage.compiler.checks import reference
 
 from .outside_models import (
     GELU,

@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.calibration.bootstrap import Interval
-from fuselage.calibration.data import CalibrationSet
-from fuselage.calibration.quality import Quality
+from fuselage.calibration.damage.quality import Quality
+from fuselage.calibration.metrics.bootstrap import Interval
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.table import CalibrationTable
-from fuselage.compiler.held_out import Findings, examine
+from fuselage.calibration.text.data import CalibrationSet
 from fuselage.compiler.progress import Journal, Silent
-from fuselage.compiler.quantization_report import edges_of_plan, quality_facts
+from fuselage.compiler.quantization.edges import edges_of_plan, quality_facts
+from fuselage.compiler.quantization.held_out import Findings, examine
 from fuselage.graph.model import Graph
 from fuselage.passes.qdq.params import FP8, INT8
 from fuselage.passes.qdq.policy import QuantPolicy

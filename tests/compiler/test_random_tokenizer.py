@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from fuselage.compiler.aliases import ALIASES
-from fuselage.compiler.random_tokenizer import random_tokenizer_json
+from fuselage.compiler.models.aliases import ALIASES
+from fuselage.compiler.models.random_tokenizer import random_tokenizer_json
 from fuselage.errors import SourceError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.check_pass import NumberCheck
-from fuselage.compiler.reference import reference_answers
+from fuselage.compiler.checks.check_pass import NumberCheck
+from fuselage.compiler.checks.reference import reference_answers
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
 from fuselage.passes.blocks.fuse_gelu import FuseGelu

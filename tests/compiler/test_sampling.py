@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.input_roles import input_roles, size_of, size_plans
-from fuselage.compiler.sampling import CASES, Case, Sample, draw
+from fuselage.compiler.checks.input_roles import input_roles, size_of, size_plans
+from fuselage.compiler.checks.sampling import CASES, Case, Sample, draw
 from fuselage.errors import CalibrationError
 from fuselage.graph.model import Graph
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fuselage.compiler.aliases import ALIASES, alias_of
-from fuselage.compiler.source import resolve_model
+from fuselage.compiler.models.aliases import ALIASES, alias_of
+from fuselage.compiler.models.source import resolve_model
 from fuselage.errors import MissingPackageError, SourceError
 
 
@@ -56,7 +56,7 @@ def test_large_files_are_hashed_to_their_end(
     checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkpoint()
-    monkeypatch.setattr("fuselage.compiler.checkpoint_files._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("fuselage.compiler.models.checkpoint_files._CHUNK_BYTES", 1000)
     before = resolve_model(str(folder)).digest
     content = bytearray((folder / "model.safetensors").read_bytes())
     assert len(content) > 10_000
@@ -67,7 +67,7 @@ def test_large_files_are_hashed_to_their_end(
 
 def test_neither_torch_nor_transformers_is_imported(checkpoint: Callable[..., Path]) -> None:
     code = (
-        "import sys; from fuselage.compiler.source import resolve_model;"
+        "import sys; from fuselage.compiler.models.source import resolve_model;"
         "resolve_model('minilm'); resolve_model('bert-base', weights='random');"
         "resolve_model('roberta-base', weights='random'); resolve_model(sys.argv[1]);"
         "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir'} & set(sys.modules)))"

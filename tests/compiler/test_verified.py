@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.verified import parse_verify, run_passes
+from fuselage.compiler.checks.verified import parse_verify, run_passes
 from fuselage.errors import BuildError
 from fuselage.graph.history import StageRecord
 from fuselage.graph.model import Graph

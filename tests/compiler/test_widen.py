@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.bisect import bisect
-from fuselage.compiler.check_pass import NumberCheck
-from fuselage.compiler.reference import answers_to
-from fuselage.compiler.verified import run_passes
-from fuselage.compiler.widen import holds_float16, widen_halves
+from fuselage.compiler.checks.bisect import bisect
+from fuselage.compiler.checks.check_pass import NumberCheck
+from fuselage.compiler.checks.reference import answers_to
+from fuselage.compiler.checks.verified import run_passes
+from fuselage.compiler.checks.widen import holds_float16, widen_halves
 from fuselage.graph.model import Graph
 from fuselage.passes.base import EXACT, Pass, PassResult, result
 from fuselage.passes.presets import CANONICAL

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fuselage
-from fuselage.calibration.data import default_corpus
+from fuselage.calibration.text.data import default_corpus
 from fuselage.compiler.pipeline import Outcome
 from fuselage.compiler.report import read_report
 from fuselage.engines.base import BuildConfig

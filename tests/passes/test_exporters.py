@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuselage.compiler.check_pass import NumberCheck
+from fuselage.compiler.checks.check_pass import NumberCheck
 from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import CANONICAL, lowering

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.check_pass import NumberCheck
+from fuselage.compiler.checks.check_pass import NumberCheck
 from fuselage.errors import PassError
 from fuselage.graph.history import Refusal, StageRecord
 from fuselage.graph.model import Graph

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.check_pass import NumberCheck
+from fuselage.compiler.checks.check_pass import NumberCheck
 from fuselage.errors import PassError
 from fuselage.graph.model import Graph
 from fuselage.passes.base import EXACT

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fuselage.calibration.budget import Budget, fit_budget
-from fuselage.calibration.data import CalibrationSet
+from fuselage.calibration.damage.budget import Budget, fit_budget
 from fuselage.calibration.evaluation.answers import answer_all
 from fuselage.calibration.evaluation.drops import Evaluator, drops_between
 from fuselage.calibration.evaluation.examples import Examples
 from fuselage.calibration.evaluation.graph_engine import GraphEngine
 from fuselage.calibration.run import calibrate
 from fuselage.calibration.session import GraphSession
-from fuselage.calibration.tokenization import tokenize_with
+from fuselage.calibration.text.data import CalibrationSet
+from fuselage.calibration.text.tokenization import tokenize_with
 from fuselage.engines.text.encoder import TextEncoder
 from fuselage.engines.text.pipeline import text_pipeline
 from fuselage.engines.text.task import TaskSpec

@@ -1,0 +1,1 @@
+"""From statistics to ranges: estimators, smoothing, and the search between them."""

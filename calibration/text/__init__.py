@@ -1,0 +1,1 @@
+"""Calibration text: sources, the draw, tokens, batches without padding, a survey."""

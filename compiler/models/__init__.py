@@ -1,0 +1,1 @@
+"""Where a model comes from: alias, folder or hub, and the files of its checkpoint."""

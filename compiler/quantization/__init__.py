@@ -1,0 +1,1 @@
+"""Quantisation in a build: formats, held-out text, the user's examples, the report of it."""
