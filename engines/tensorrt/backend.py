@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError, DeviceError
 from ..base import ENGINE_FACTS, BuildConfig, Engine, EngineArtifact, LoadOptions
+from ..mismatch import Mismatch
 from .attention import Decomposed, caches_of, lost_attention
 from .cuda import Cuda
 from .engine import TensorRtEngine
 from .facts import PlanFacts
-from .fit import this_machine
+from .fit import differences, this_machine
 from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
 from .kernels import read_listing
 from .log import LogLines, make_logger
@@ -120,6 +121,16 @@ class TensorRtBackend:
         cuda = Cuda.open()
         cuda.require_device()
         return TensorRtEngine.open(trt, cuda, plan, facts, options.executor)
+
+    def mismatches(self, folder: Path) -> tuple[Mismatch, ...]:
+        """In what this machine differs from the one the plan was built for; loads no plan.
+
+        Raises:
+            BundleError: when ``engine.json`` is not what `build` writes.
+        """
+        facts = PlanFacts.read(folder / ENGINE_FACTS, self.target)
+        here = None if Cuda.blocker() else this_machine(Cuda.open())
+        return differences(facts, self.flavour.installed(), here)
 
     def _built_on(self) -> dict[str, str] | None:
         # What is compiled ahead of time is tuned for no GPU in particular.

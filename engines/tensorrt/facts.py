@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -83,17 +84,18 @@ class PlanFacts:
             KeyError, TypeError, ValueError, FeedError: when the content has another form.
         """
         profile = _profile(facts["profile"])
+        inputs, outputs = tuple(map(_spec, facts["inputs"])), tuple(map(_spec, facts["outputs"]))
         return cls(
-            target=str(facts["target"]),
-            package_version=str(facts["package_version"]),
-            compute_capabilities=tuple(map(str, facts["compute_capabilities"])),
-            plan_bytes=int(facts["bytes"]),
-            inputs=tuple(map(_spec, facts["inputs"])),
-            outputs=tuple(map(_spec, facts["outputs"])),
+            target=_text(facts["target"]),
+            package_version=_text(facts["package_version"]),
+            compute_capabilities=tuple(map(_text, facts["compute_capabilities"])),
+            plan_bytes=_whole(facts["bytes"]),
+            inputs=inputs,
+            outputs=outputs,
             profile=profile,
             profiles=tuple(map(_profile, facts.get("profiles", ()))) or (profile,),
             built_on=_machine(facts.get("built_on")),
-            caches={str(present): str(past) for present, past in facts.get("caches", {}).items()},
+            caches=_caches(facts.get("caches", {}), inputs, outputs),
         )
 
     @staticmethod
@@ -120,20 +122,46 @@ class PlanFacts:
 
 
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:
-    dims = tuple(dim if isinstance(dim, str) else int(dim) for dim in entry["dims"])
-    return TensorSpec(str(entry["name"]), str(entry["dtype"]), dims)
+    dims = tuple(dim if isinstance(dim, str) else _whole(dim) for dim in entry["dims"])
+    return TensorSpec(_text(entry["name"]), _text(entry["dtype"]), dims)
+
+
+def _caches(
+    entry: Mapping[str, str], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> dict[str, str]:
+    caches = {_text(present): _text(past) for present, past in entry.items()}
+    unknown = set(caches) - {spec.name for spec in outputs}
+    unknown |= set(caches.values()) - {spec.name for spec in inputs}
+    if unknown:
+        raise ValueError(f"caches name {sorted(unknown)}, which are no tensors of the engine")
+    return caches
 
 
 def _machine(entry: Mapping[str, str] | None) -> BuildMachine | None:
     if entry is None:
         return None
-    return BuildMachine(**{item.name: str(entry[item.name]) for item in fields(BuildMachine)})
+    machine = BuildMachine(**{item.name: _text(entry[item.name]) for item in fields(BuildMachine)})
+    if not re.fullmatch(r"\d{1,4}\.\d{1,4}", machine.driver):
+        raise ValueError(f"driver: expected a version of CUDA such as 13.0, got {machine.driver!r}")
+    return machine
 
 
 def _profile(axes: Mapping[str, list[int]]) -> ShapeProfile:
-    return ShapeProfile({name: _range(sizes) for name, sizes in axes.items()})
+    return ShapeProfile({_text(name): _range(sizes) for name, sizes in axes.items()})
 
 
 def _range(sizes: list[int]) -> tuple[int, int, int]:
-    low, best, high = map(int, sizes)
+    low, best, high = map(_whole, sizes)
     return low, best, high
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {value!r:.40}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected a whole number, got {value!r:.40}")
+    return value

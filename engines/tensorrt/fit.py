@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..mismatch import Mismatch
 from .cuda import Cuda
 from .facts import BuildMachine, PlanFacts
 
@@ -16,29 +17,44 @@ def this_machine(cuda: Cuda) -> BuildMachine:
     )
 
 
-def differences(facts: PlanFacts, version: str, here: BuildMachine) -> tuple[str, ...]:
-    """Each field that may keep the plan from running here, as "field: made for A, here is B".
+def differences(
+    facts: PlanFacts, version: str | None, here: BuildMachine | None
+) -> tuple[Mismatch, ...]:
+    """Each field that may keep the plan from running here.
 
     Args:
         facts: content of ``engine.json``.
-        version: of the package here.
-        here: from `this_machine`.
+        version: of the package here; None where it is not installed.
+        here: from `this_machine`; None without a GPU that answers.
 
     Source: a plan holds for one version of the package and for the compute capabilities it was
     compiled for; https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html
     """
-    found = []
-    if facts.package_version != version:
-        found.append(f"version: made by {facts.target} {facts.package_version}, here is {version}")
+    made_by = f"{facts.target} {facts.package_version}"
+    if version is None:
+        package = (Mismatch("package", made_by, "none"),)
+    else:
+        same = facts.package_version == version
+        package = () if same else (Mismatch("version", made_by, version),)
+    return (*package, *_gpu(facts, here))
+
+
+def _gpu(facts: PlanFacts, here: BuildMachine | None) -> tuple[Mismatch, ...]:
     built = facts.built_on
     compiled = facts.compute_capabilities or ((built.compute_capability,) if built else ())
+    listed = ", ".join(compiled) or "any"
+    if here is None:
+        name = f"{built.gpu} ({listed})" if built else f"one of {listed}"
+        return (Mismatch("GPU", name, "none that answers"),)
+    found = []
     if compiled and here.compute_capability not in compiled:
-        found.append(f"SM: made for {', '.join(compiled)}, here is {here.compute_capability}")
+        found.append(Mismatch("compute capability", listed, here.compute_capability))
     if built is not None:
         if built.gpu != here.gpu:
-            found.append(f"GPU: tuned on {built.gpu}, here is {here.gpu}")
+            found.append(Mismatch("GPU", built.gpu, here.gpu))
         if _older(here.driver, built.driver):
-            found.append(f"driver: made with CUDA {built.driver}, here is CUDA {here.driver}")
+            wanted = f"one for CUDA {built.driver} or newer"
+            found.append(Mismatch("driver", wanted, f"CUDA {here.driver}"))
     return tuple(found)
 
 

@@ -64,15 +64,21 @@ class Flavour:
         """Version of the installed package, for example ``1.7.1.116``."""
         return str(self.module().__version__)
 
+    def installed(self) -> str | None:
+        """Version of the installed package, None without it; nothing is imported."""
+        try:
+            return metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            return None
+
     def blocker(self) -> str | None:
         """None when the package is there and new enough, else what is missing and what to do.
 
         Looks at what is installed and imports nothing: asking which targets there are must not
         load 234 MB of libraries. Libraries that do not load are found by `module`.
         """
-        try:
-            version = metadata.version(self.distribution)
-        except metadata.PackageNotFoundError:
+        version = self.installed()
+        if version is None:
             missing = MissingPackageError(
                 self.distribution, self.extra, f"the target {self.target}"
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BundleError, DeviceError
+from ..mismatch import Mismatch
 from .cuda import Cuda
 from .facts import BuildMachine, PlanFacts
 from .fit import differences, this_machine
@@ -110,7 +111,7 @@ def _judge(
     validity: Any,
     reasons: tuple[str, ...],
     here: BuildMachine,
-    differs: tuple[str, ...],
+    differs: tuple[Mismatch, ...],
 ) -> tuple[str, ...]:
     if "MALFORMED_ENGINE" in reasons:
         raise BundleError(
@@ -138,8 +139,8 @@ def _diagnostics(trt: Any, bits: int) -> tuple[str, ...]:
     return tuple(name for name, member in members.items() if bits & int(member))
 
 
-def _explain(differs: tuple[str, ...]) -> str:
-    return "; ".join(differs) or "version, SM, GPU and driver are those it was made for"
+def _explain(differs: tuple[Mismatch, ...]) -> str:
+    return "; ".join(map(str, differs)) or "version, SM, GPU and driver are those it was made for"
 
 
 def _check_tensors(trt: Any, engine: Any, facts: PlanFacts) -> None:
@@ -151,6 +152,12 @@ def _check_tensors(trt: Any, engine: Any, facts: PlanFacts) -> None:
         found.add(("input" if is_input else "output", name, _NUMPY_NAMES.get(dtype, dtype)))
     stated = {("input", spec.name, spec.dtype) for spec in facts.inputs}
     stated |= {("output", spec.name, spec.dtype) for spec in facts.outputs}
+    if len(facts.profiles) > engine.num_optimization_profiles:
+        raise BundleError(
+            f"engine.json states {len(facts.profiles)} profiles, but the plan has "
+            f"{engine.num_optimization_profiles}; the files belong to different builds, rebuild "
+            "the bundle"
+        )
     if found != stated:
         raise BundleError(
             f"engine.json states the tensors {sorted(stated)}, but the plan has {sorted(found)}; "
