@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 EXTRAS ?= compile,cpu,demo,rtx
 
 MODEL ?= minilm
-PRECISION ?= auto
+PRECISION ?= int8
 TARGETS ?=
 TASK ?= auto
 TEXT ?=
 EVAL ?=
 MAX_DROP ?=
+MIN_SQNR ?= 20
 WEIGHTS ?= pretrained
 OUT ?=
 SEED ?= 0
@@ -19,7 +20,8 @@ SEED ?= 0
 BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision $(PRECISION) --task $(TASK) \
 	--weights $(WEIGHTS) $(foreach target,$(TARGETS),--target $(target)) \
 	$(foreach file,$(TEXT),--text "$(file)") \
-	$(if $(EVAL),--eval "$(EVAL)") $(foreach drop,$(MAX_DROP),--max-drop $(drop))
+	$(if $(EVAL),--eval "$(EVAL)") $(foreach drop,$(MAX_DROP),--max-drop $(drop)) \
+	$(if $(filter int8 int8-weight-only fp8,$(PRECISION)),$(if $(MIN_SQNR),--min-sqnr $(MIN_SQNR)))
 PACKAGE := graph passes engines calibration compiler
 TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -29,7 +31,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  engine and its like take MODEL PRECISION TARGETS TASK TEXT EVAL MAX_DROP WEIGHTS OUT; fuzz takes SEED'
+	@echo '  engine and its like take MODEL PRECISION TARGETS TASK TEXT EVAL MAX_DROP MIN_SQNR WEIGHTS OUT;'
+	@echo '  fuzz takes SEED'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -157,7 +157,7 @@ def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object,
         fused = f"{entry['kernels']['fused_attention']}/{attention['found']} kernels"
     return (
         verdict["target"],
-        verdict["precision"],
+        _precision(verdict["precision"], report["quantization"]),
         round(entry["bytes"] / 1e6, 1),
         fused,
         _answers(verdict),
@@ -173,6 +173,14 @@ def _accuracy(item: Mapping[str, Any]) -> str:
         f"{item['drop']:.2f} (95 %: {low:.2f} to {high:.2f}) on {item['examples']} examples of "
         f"{item['source']}"
     )
+
+
+def _precision(precision: str, quantization: Mapping[str, Any] | None) -> str:
+    """With the number of linears that have it, where not all need to."""
+    if quantization is None or not precision.startswith(("int8", "fp8")):
+        return precision
+    left = len(quantization["kept_float"])
+    return f"{precision} {quantization['linears'] - left}/{quantization['linears']}"
 
 
 def _answers(verdict: Mapping[str, Any]) -> str:
