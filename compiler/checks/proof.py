@@ -58,8 +58,8 @@ GATES: Mapping[Precision, Gate] = {
     "fp32": Gate(2e-5, 0.999999, 0.99999),
     "fp16": Gate(1e-2, 0.9999, 0.999),
     "bf16": Gate(6e-2, 0.998, 0.99),
-    # These texts are harder than what a model is calibrated with: MiniLM has means of 0.988 to 0.995
-    # and least cosines of 0.955 to 0.984 on them. Scales that lose [CLS] have a mean of 0.82.
+    # These texts are harder than what a model is calibrated with: MiniLM has means of 0.988 to
+    # 0.995 and least cosines of 0.955 to 0.984 on them. Scales that lose [CLS] have 0.82.
     "int8": Gate(None, 0.97, 0.90),
     # MiniLM has 0.9987 and 0.996; on ort-cpu, where activations are rounded too, 0.998 and 0.994.
     "int8-weight-only": Gate(None, 0.99, 0.95),
