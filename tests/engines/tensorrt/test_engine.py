@@ -200,11 +200,19 @@ MACHINE = {"gpu": "NVIDIA L4", "compute_capability": "SM89", "driver": "13.0"}
 @pytest.mark.parametrize(
     ("change", "built_on", "message"),
     [
-        ({"package_version": "9.1"}, {}, r"version: made by tensorrt\S* 9\.1, here is 1"),
-        ({"compute_capabilities": ["SM80", "SM90"]}, {}, "SM: made for SM80, SM90, here is SM89"),
-        ({"compute_capabilities": []}, {"compute_capability": "SM90"}, "SM: made for SM90, here"),
-        ({}, {"gpu": "NVIDIA H200"}, "GPU: tuned on NVIDIA H200, here is NVIDIA L4"),
-        ({}, {"driver": "13.10"}, r"driver: made with CUDA 13\.10, here is CUDA 13\.0"),
+        ({"package_version": "9.1"}, {}, r"version: expected tensorrt\S* 9\.1, got 1"),
+        (
+            {"compute_capabilities": ["SM80", "SM90"]},
+            {},
+            "compute capability: expected SM80, SM90, got SM89",
+        ),
+        (
+            {"compute_capabilities": []},
+            {"compute_capability": "SM90"},
+            "compute capability: expected SM90, got",
+        ),
+        ({}, {"gpu": "NVIDIA H200"}, "GPU: expected NVIDIA H200, got NVIDIA L4"),
+        ({}, {"driver": "13.10"}, r"driver: expected .*CUDA 13\.10.*, got CUDA 13\.0"),
     ],
 )
 def test_what_differs_is_named_field_by_field(
@@ -232,7 +240,7 @@ def test_an_invalid_plan_names_the_reasons(rtx: Any) -> None:
     rtx.content["compute_capabilities"] = ["SM80"]
     with pytest.raises(
         DeviceError,
-        match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); SM: made for SM80, here is SM89",
+        match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); compute capability: expected SM80, got SM89",
     ):
         rtx.open()
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 32)
