@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,8 @@ class Library:
         def write() -> None:
             self.cuda.span(address, len(content))[:] = content
 
-        self.cuda.stream(self.stream).push(write)
+        with self.cuda.gpu:
+            self.cuda.stream(self.stream).push(write)
         view = DeviceView(address, array.shape, array.dtype, (CUDA, 0), contiguous=True)
         return DeviceTensor(self.facade, view, self, self.stream)
 
@@ -107,6 +109,27 @@ def test_staged_calls_and_calls_on_device_memory_mix(seeded: Any) -> None:
             outputs = engine.run_dlpack(tensors, stream=library.stream)
             seeded.check(engine, 4, 8, seed + 100)
             seeded.compare({name: tensor.numpy() for name, tensor in outputs.items()}, fed)
+
+
+def test_threads_mix_both_kinds_of_calls(seeded: Any) -> None:
+    def work(thread: int) -> None:
+        library = Library(seeded.cuda)
+        for call in range(10):
+            fed = seeded.feeds(1 + (thread + call) % 5, 4 + call % 3, 100 * thread + call)
+            if (thread + call) % 2:
+                seeded.compare(engine.run(fed), fed)
+                continue
+            tensors = {name: library.tensor(array, 64 * (call % 2)) for name, array in fed.items()}
+            outputs = engine.run_dlpack(tensors, stream=library.stream if call % 3 else None)
+            seeded.compare({name: tensor.numpy() for name, tensor in outputs.items()}, fed)
+            del outputs, tensors
+        library.close()
+
+    with seeded.open(graph_after=1) as engine, ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, thread) for thread in range(6)]:
+            done.result()
+    gc.collect()
+    assert seeded.cuda.leaks() == {}
 
 
 def test_outputs_live_as_long_as_somebody_holds_them(rig: Any) -> None:

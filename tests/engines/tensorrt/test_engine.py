@@ -238,10 +238,8 @@ def test_the_same_machine_differs_in_nothing(rig: Any) -> None:
 def test_an_invalid_plan_names_the_reasons(rtx: Any) -> None:
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 2 | 4)
     rtx.content["compute_capabilities"] = ["SM80"]
-    with pytest.raises(
-        DeviceError,
-        match=r"this SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); compute capability: expected SM80, got SM89",
-    ):
+    why = r"SM89 GPU \(UNSUPPORTED_CC, OLD_CUDA_DRIVER\); compute capability: expected SM80, got"
+    with pytest.raises(DeviceError, match=why):
         rtx.open()
     rtx.trt.validity = (rtx.fakes.EngineValidity.INVALID, 32)
     with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
