@@ -81,7 +81,8 @@ def build(
     max_drop: Mapping[str, float] | None = None,
     weights: Literal["pretrained", "random"] = "pretrained",
     revision: str | None = None,
-    shapes: str | None = None,
+    shapes: str | Sequence[str] = (),
+    profiles: str = "wide",
     compute_capabilities: Sequence[str] = (),
     threads: int = 0,
     verify: Literal["each", "final", "off"] = "final",
@@ -111,7 +112,9 @@ def build(
             ``{"spearman": 0.1}``.
         weights: ``random`` for the architecture with seeded random weights.
         revision: branch, tag or commit of a hub id.
-        shapes: ``batch=1:8:64,sequence=1:128:256``; None derives it from the model.
+        shapes: ``batch=1:8:64,sequence=1:128:256``, or several; empty derives it from the model.
+        profiles: of TensorRT engines: ``wide`` for one, ``auto`` for at most four fitted to the
+            lengths of the texts, or another limit as a number.
         compute_capabilities: for ahead-of-time plans, for example ``("SM80", "SM89")``.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         verify: when passes are held to the model's numbers: after each, once at the end, never.
@@ -145,7 +148,8 @@ def build(
         max_drop=dict(max_drop or {}),
         weights=weights,
         revision=revision,
-        shapes=shapes,
+        shapes=_names(shapes),
+        profiles=profiles,
         compute_capabilities=_names(compute_capabilities),
         threads=threads,
         verify=verify,

@@ -11,11 +11,11 @@ from ..calibration.metrics.table import check_max_drop
 from ..engines.bundle import Bundle, BundleWriter
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
-from ..graph.tensors import ShapeProfile
 from .checks.requirement import check_requirements, parse_requirements
 from .models.source import resolve_model
 from .packages import EXPORTING, require
 from .precision import CALIBRATED, INTEGER, QUANTIZED, Assignment, assign, gpus_for
+from .profiles.choice import check_shapes, parse_profiles
 from .progress import Journal, Listener, Silent
 from .recipe import Request, recipe_of, reusable
 from .report import REPORT, read_report
@@ -100,13 +100,8 @@ def _check_options(request: Request, assignment: Assignment) -> None:
     targets = assignment.precisions
     if request.verify not in _VERIFY:
         raise BuildError(f"verify {request.verify!r}: expected one of {', '.join(_VERIFY)}")
-    if request.shapes is not None:
-        ShapeProfile.parse(request.shapes)
-    if request.texts is not None and not assignment.any_of(CALIBRATED):
-        raise BuildError(
-            f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "
-            f"calibrated; leave the texts out, or ask for {' or '.join(CALIBRATED)}"
-        )
+    check_shapes(request.shapes, request.profiles)
+    _check_texts(request, assignment)
     is_quantized = assignment.any_of(QUANTIZED) is not None
     if (request.min_sqnr, request.min_cosine) != (None, None) and not is_quantized:
         raise BuildError(
@@ -122,6 +117,20 @@ def _check_options(request: Request, assignment: Assignment) -> None:
             f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "
             f"{' or '.join(sorted(_PLANNED))}, this build is for {', '.join(targets)}; leave them "
             "out, or add a target"
+        )
+
+
+def _check_texts(request: Request, assignment: Assignment) -> None:
+    is_fitted = parse_profiles(request.profiles) is not None
+    if is_fitted and not assignment.precisions.keys() & _PLANNED:
+        raise BuildError(
+            f"--profiles {request.profiles}: profiles are for {' or '.join(sorted(_PLANNED))}, "
+            f"this build is for {', '.join(assignment.precisions)}; leave it out, or add a target"
+        )
+    if request.texts is not None and not is_fitted and not assignment.any_of(CALIBRATED):
+        raise BuildError(
+            f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "
+            f"calibrated; leave the texts out, or ask for {' or '.join(CALIBRATED)}"
         )
 
 

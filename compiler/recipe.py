@@ -46,7 +46,9 @@ class Request:
         max_drop: the same with the points of 100 that a metric may lose on them, by its name.
         weights: ``pretrained`` or ``random``.
         revision: of a hub id.
-        shapes: profile as text, ``batch=1:8:64,sequence=1:128:256``; None derives it.
+        shapes: profiles as text, ``batch=1:8:64,sequence=1:128:256``; empty derives them.
+        profiles: how they are derived: one ``wide``, ``auto`` from the lengths of the texts, or
+            ``auto`` with another limit as a number.
         compute_capabilities: GPUs of an ahead-of-time plan; empty for the default.
         threads: CPU threads; 0 for all physical cores.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
@@ -67,7 +69,8 @@ class Request:
     max_drop: Mapping[str, float] = field(default_factory=dict)
     weights: Literal["pretrained", "random"] = "pretrained"
     revision: str | None = None
-    shapes: str | None = None
+    shapes: tuple[str, ...] = ()
+    profiles: str = "wide"
     compute_capabilities: tuple[str, ...] = ()
     threads: int = 0
     verify: str = "final"
@@ -85,7 +88,8 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "precision": request.precision,
         "int8_embeddings": request.int8_embeddings,
         "targets": list(targets),
-        "shapes": request.shapes,
+        "shapes": list(request.shapes),
+        "profiles": request.profiles,
         "verify": request.verify,
         "compute_capabilities": list(request.compute_capabilities),
         "costs": None if request.costs is None else _file_digest(request.costs),

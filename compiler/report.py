@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..graph.model import Graph
     from ..passes.presets import Precision
     from .checks.proof import Verdict
+    from .profiles.plan import ShapePlan
     from .progress import Journal
     from .quantization.quantize import Quantized
 
@@ -56,6 +57,7 @@ def make_report(
     verdicts: Sequence[Verdict],
     lost: Mapping[str, Sequence[str]],
     latency: Mapping[str, Any],
+    shapes: ShapePlan,
 ) -> dict[str, Any]:
     """Assemble the report; all values are JSON."""
     return {
@@ -72,6 +74,7 @@ def make_report(
         "fusion": {k: count.facts() for k, count in count_fusions(canonical, original).items()},
         "numbers": {"verify": verify, "not_checked": list(journal.not_checked)},
         "quantization": None if quantized is None else _quantization(quantized, corpus),
+        "shapes": shapes.facts(),
         "targets": {
             target: _target(artifact, precisions[target], lost.get(target, ()))
             for target, artifact in artifacts.items()

@@ -18,7 +18,6 @@ from ..engines.strict_json import canonical_json
 from ..engines.targets import backend
 from ..engines.text.encoder import TextEncoder
 from ..engines.text.task import TASK_FILE, TaskSpec
-from ..errors import BuildError
 from ..graph.model import Graph
 from ..graph.tensors import ShapeProfile
 from ..passes.base import Pass
@@ -35,6 +34,9 @@ from .exporting.export import Exported, export
 from .latency import measure_latency
 from .models.source import ModelSource
 from .precision import CALIBRATED, QUANTIZED, Assignment, gpus_for
+from .profiles.choice import plan_shapes
+from .profiles.lengths import Lengths
+from .profiles.plan import ShapePlan
 from .progress import Journal
 from .quantization.evaluation import check_examples, examples_for
 from .quantization.formats import CAVEATS, policy_of
@@ -43,9 +45,6 @@ from .recipe import Recipe, Request
 from .report import REPORT, make_report
 
 TOKENIZER, CALIBRATION = "tokenizer.json", "calibration.json"
-_BEST_BATCH, _BEST_LENGTH = 8, 128
-_MOST_TEXTS, _MOST_TOKENS = 64, 32768
-"""Bounds of the default profile: an engine for 64 texts of 8,192 tokens would fit no GPU."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,12 @@ class Build:
         canonical = self._canonicalise(exported)
         corpus = self._survey(spec)
         quantized = self._quantize(canonical, spec)
-        profile = self._profile(spec)
+        shapes = self._shapes(spec)
         built = [
-            self._target(target, canonical, quantized, profile)
+            self._target(target, canonical, quantized, shapes)
             for target in self.assignment.precisions
         ]
-        verdicts = self._prove(exported, built, profile)
+        verdicts = self._prove(exported, built, shapes.everywhere)
         report = make_report(
             source=self.source,
             task=spec.task,
@@ -96,9 +95,10 @@ class Build:
             precisions=self.assignment.precisions,
             verdicts=verdicts,
             lost={item.target: item.lost for item in built},
-            latency=self._time(built, profile),
+            latency=self._time(built, shapes.everywhere),
+            shapes=shapes,
         )
-        self._commit(spec, quantized, built, profile, report)
+        self._commit(spec, quantized, built, shapes.whole, report)
         return report
 
     def _export(self) -> Exported:
@@ -188,28 +188,15 @@ class Build:
             quantized.table.save(self.writer.path(CALIBRATION))
         return quantized
 
-    def _profile(self, spec: TaskSpec) -> ShapeProfile:
-        longest = spec.max_tokens
-        if self.request.shapes is None:
-            most = max(1, min(_MOST_TEXTS, _MOST_TOKENS // longest))
-            best = min(_BEST_LENGTH, longest)
-            axes = {"batch": (1, min(_BEST_BATCH, most), most), "sequence": (1, best, longest)}
-            return ShapeProfile(axes)
-        profile = ShapeProfile.parse(self.request.shapes)
-        if set(profile.axes) != {"batch", "sequence"}:
-            raise BuildError(
-                f"shapes {self.request.shapes!r}: expected the axes batch and sequence, got "
-                f"{', '.join(profile.axes)}; for example batch=1:8:64,sequence=1:128:{longest}"
-            )
-        if profile.axes["sequence"][2] > longest:
-            raise BuildError(
-                f"shapes {self.request.shapes!r}: a sequence of {profile.axes['sequence'][2]} is "
-                f"more than the {longest} tokens the model takes"
-            )
-        return profile
+    def _shapes(self, spec: TaskSpec) -> ShapePlan:
+        def lengths() -> Lengths:
+            texts = self.request.texts or default_corpus()
+            return Lengths.of(texts, TextEncoder(self.writer.path(TOKENIZER), spec))
+
+        return plan_shapes(self.request.shapes, self.request.profiles, spec.max_tokens, lengths)
 
     def _target(
-        self, target: str, canonical: Graph, quantized: Quantized | None, profile: ShapeProfile
+        self, target: str, canonical: Graph, quantized: Quantized | None, shapes: ShapePlan
     ) -> _Built:
         precision = self.assignment.precisions[target]
         graph, plan, policy = canonical, None, None
@@ -229,7 +216,9 @@ class Build:
             unquantized = None if plan is None else canonical
             graph = self._run(passes, graph, canonical=True, unquantized=unquantized)
             config = BuildConfig(
-                profile=profile,
+                profile=shapes.whole,
+                profiles=shapes.profiles,
+                buckets=shapes.buckets,
                 compute_capabilities=gpus_for(target, precision, self.request.compute_capabilities),
                 threads=self.request.threads,
             )

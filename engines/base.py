@@ -40,12 +40,16 @@ class Engine(abc.ABC):
         inputs: only what the model needs, in graph order.
         outputs: in graph order.
         notes: what the user should know, such as a fallback that was taken; empty when nothing.
+        profiles: the ranges of sizes it takes, each as a whole; empty when it takes any.
+        buckets: lengths that texts are best padded to, ascending; empty when it does not matter.
     """
 
     target: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     notes: tuple[str, ...] = ()
+    profiles: tuple[ShapeProfile, ...] = ()
+    buckets: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -111,7 +115,10 @@ class BuildConfig:
     """How to build; never what to compute: precision is in the graph (casts, Q/DQ).
 
     Attributes:
-        profile: sizes of the dynamic axes the engine must accept.
+        profile: sizes of the dynamic axes the engine must accept, from least to most.
+        profiles: optimisation profiles that share this range among them, for backends that have
+            such; empty for `profile` alone.
+        buckets: lengths that the runtime pads texts to, ascending; recorded with the engine.
         compute_capabilities: for ahead-of-time targets, for example ``("SM80", "SM89")``; empty
             means the backend's default.
         workspace_bytes: upper bound of a TensorRT engine's scratch memory.
@@ -119,6 +126,8 @@ class BuildConfig:
     """
 
     profile: ShapeProfile
+    profiles: tuple[ShapeProfile, ...] = ()
+    buckets: tuple[int, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     workspace_bytes: int = 4 << 30
     threads: int = 0

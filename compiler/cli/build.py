@@ -58,8 +58,12 @@ def build(
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     shapes: Annotated[
-        str | None, typer.Option(help="batch=1:8:64,sequence=1:128:256 (min:opt:max)")
+        list[str] | None,
+        typer.Option(help="batch=1:8:64,sequence=1:128:256 (min:opt:max). Repeatable."),
     ] = None,
+    profiles: Annotated[
+        str, typer.Option(help="wide, auto (fitted to the lengths of --text), or how many.")
+    ] = "wide",
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="SM80, SM89, ... Repeatable.")
     ] = None,
@@ -90,7 +94,8 @@ def build(
         max_drop=parse_max_drop(max_drop or ()),
         weights=cast(Literal["pretrained", "random"], weights),
         revision=revision,
-        shapes=shapes,
+        shapes=tuple(shapes or ()),
+        profiles=profiles,
         compute_capabilities=tuple(compute_capability or ()),
         threads=threads,
         verify=verify,

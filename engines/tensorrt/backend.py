@@ -18,11 +18,11 @@ from .engine import TensorRtEngine
 from .facts import PlanFacts
 from .fit import differences, this_machine
 from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
-from .kernels import read_listing
+from .kernels import EngineListing, read_listing
 from .log import LogLines, make_logger
 from .native_output import native_output
 from .network import ParsedNetwork, parse_network
-from .profiles import add_profile, decoder_profiles
+from .profiles import add_profile, engine_profiles
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
@@ -154,6 +154,7 @@ class TensorRtBackend:
             "sha256": hashlib.sha256(plan).hexdigest(),
             "profile": _sizes(config.profile),
             "profiles": [_sizes(profile) for profile in profiles],
+            "buckets": list(config.buckets),
             "inputs": PlanFacts.tensors(graph.inputs),
             "outputs": PlanFacts.tensors(graph.outputs),
             "caches": caches_of(graph),
@@ -162,7 +163,8 @@ class TensorRtBackend:
                 for found in lost_attention(graph, listing, len(profiles), decomposed)
             ],
             "kernels": listing.of_profile(0).summary() if listing.kernels else None,
-            "decode_kernels": listing.of_profile(1).summary() if len(profiles) > 1 else None,
+            "decode_kernels": _decode_kernels(listing, config, profiles),
+            "profile_kernels": _kernels(listing, len(profiles)),
             "kernel_list": [kernel.facts() for kernel in listing.kernels],
             "activation_bytes": listing.activation_bytes,
             "weight_bytes": listing.weight_bytes,
@@ -189,7 +191,21 @@ def _compile(
 
 def _profiles(graph: Graph, config: BuildConfig) -> tuple[ShapeProfile, ...]:
     caches = tuple(caches_of(graph).values())
-    return decoder_profiles(config.profile, graph.inputs, caches)
+    return engine_profiles(config.profiles, config.profile, graph.inputs, caches)
+
+
+def _kernels(listing: EngineListing, profiles: int) -> list[dict[str, Any]]:
+    """Of each profile; empty when the log lists none."""
+    listed = range(profiles) if listing.kernels else ()
+    return [listing.of_profile(index).summary() for index in listed]
+
+
+def _decode_kernels(
+    listing: EngineListing, config: BuildConfig, profiles: tuple[ShapeProfile, ...]
+) -> dict[str, Any] | None:
+    """Of the profile that a decoder has beyond those asked for."""
+    last = len(profiles) - 1
+    return listing.of_profile(last).summary() if last >= max(1, len(config.profiles)) else None
 
 
 def _sizes(shapes: ShapeProfile) -> dict[str, list[int]]:

@@ -10,8 +10,11 @@ from ...graph.tensors import ShapeProfile, TensorSpec
 _ONE = (1, 1, 1)
 
 
-def decoder_profiles(
-    shapes: ShapeProfile, inputs: tuple[TensorSpec, ...], caches: tuple[str, ...]
+def engine_profiles(
+    asked: tuple[ShapeProfile, ...],
+    whole: ShapeProfile,
+    inputs: tuple[TensorSpec, ...],
+    caches: tuple[str, ...],
 ) -> tuple[ShapeProfile, ...]:
     """The profiles an engine gets: for a decoder one more, which takes one token a row.
 
@@ -19,15 +22,17 @@ def decoder_profiles(
     chosen for a single token; its profile differs in the axes that the caches do not have.
 
     Args:
-        shapes: the range asked for; the first profile.
+        asked: the first profiles; empty for `whole` alone.
+        whole: the range of all of them.
         inputs: inputs of the graph.
         caches: names of the inputs that are written in place; none for other models.
     """
+    profiles = asked or (whole,)
     if not caches:
-        return (shapes,)
+        return profiles
     held = {dim for spec in inputs if spec.name in caches for dim in spec.dims}
-    decode = {name: sizes if name in held else _ONE for name, sizes in shapes.axes.items()}
-    return (shapes,) if decode == dict(shapes.axes) else (shapes, ShapeProfile(decode))
+    decode = {name: sizes if name in held else _ONE for name, sizes in whole.axes.items()}
+    return profiles if decode == dict(whole.axes) else (*profiles, ShapeProfile(decode))
 
 
 def add_profile(

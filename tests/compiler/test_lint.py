@@ -13,6 +13,7 @@ import pytest
 from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.cli import run
 from fuselage.compiler.precision import Assignment
+from fuselage.compiler.profiles.plan import ShapePlan
 from fuselage.compiler.progress import Journal, Silent
 from fuselage.compiler.recipe import Request
 from fuselage.compiler.stages import Build
@@ -113,9 +114,9 @@ def test_every_build_is_linted(tmp_path: Path) -> None:
     request = Request(model="m", out=tmp_path, verify="off")
     assignment = Assignment({"tensorrt-rtx": "fp32"}, ())
     build = Build(request, missing, missing, assignment, Journal(Silent()), missing)
-    profile = ShapeProfile({"b": (1, 1, 1), "s": (1, 1, 1)})
+    shapes = ShapePlan(profiles=(ShapeProfile({"batch": (1, 1, 1), "sequence": (1, 1, 1)}),))
     with pytest.raises(BuildError, match="softcap 30: the parser refuses it"):
-        build._target("tensorrt-rtx", Graph(model_of(SOFTCAP)), None, profile)
+        build._target("tensorrt-rtx", Graph(model_of(SOFTCAP)), None, shapes)
 
 
 def test_warnings_are_one_note_a_rule() -> None:

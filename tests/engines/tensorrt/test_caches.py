@@ -11,7 +11,7 @@ import pytest
 from fuselage.engines.tensorrt.cuda import Cuda
 from fuselage.engines.tensorrt.engine import TensorRtEngine
 from fuselage.engines.tensorrt.facts import PlanFacts
-from fuselage.engines.tensorrt.profiles import decoder_profiles
+from fuselage.engines.tensorrt.profiles import engine_profiles
 from fuselage.graph.tensors import ShapeProfile, TensorSpec
 
 INPUTS = {"ids": ("int64", ("batch", "sequence")), "past": ("float16", ("batch", 6))}
@@ -80,7 +80,7 @@ class TestProfiles:
 
     def test_a_decoder_gets_a_profile_for_one_token(self) -> None:
         asked = ShapeProfile.parse("batch=1:2:4,sequence=1:8:16")
-        first, second = decoder_profiles(asked, self.INPUTS, ("past",))
+        first, second = engine_profiles((), asked, self.INPUTS, ("past",))
         assert first is asked
         assert str(second) == "batch=1:2:4,sequence=1:1:1"
 
@@ -91,4 +91,12 @@ class TestProfiles:
     )
     def test_others_keep_theirs(self, asked: str, caches: tuple[str, ...]) -> None:
         shapes = ShapeProfile.parse(asked)
-        assert decoder_profiles(shapes, self.INPUTS, caches) == (shapes,)
+        assert engine_profiles((), shapes, self.INPUTS, caches) == (shapes,)
+
+    def test_several_profiles_keep_their_order_and_share_one_for_decoding(self) -> None:
+        short = ShapeProfile.parse("batch=1:8:16,sequence=1:8:32")
+        long = ShapeProfile.parse("batch=1:2:4,sequence=33:64:64")
+        whole = ShapeProfile.parse("batch=1:8:16,sequence=1:8:64")
+        found = engine_profiles((short, long), whole, self.INPUTS, ("past",))
+        assert found[:2] == (short, long)
+        assert [str(last) for last in found[2:]] == ["batch=1:8:16,sequence=1:1:1"]
