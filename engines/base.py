@@ -14,6 +14,8 @@ from ..graph.tensors import Array, Feeds, ShapeProfile, TensorSpec
 
 if TYPE_CHECKING:
     from ..graph.model import Graph
+    from .choice import PassedOver
+    from .mismatch import Mismatch
 
 ENGINE_FACTS = "engine.json"
 """File in every target's folder: what the backend says about the engine it built."""
@@ -42,6 +44,9 @@ class Engine(abc.ABC):
         notes: what the user should know, such as a fallback that was taken; empty when nothing.
         profiles: the ranges of sizes it takes, each as a whole; empty when it takes any.
         buckets: lengths that texts are best padded to, ascending; empty when it does not matter.
+        name: in the bundle it came from: the target, or ``tensorrt@SM90`` where the bundle has
+            several engines of the target; empty outside a bundle.
+        passed_over: engines of the bundle that were tried before this one, and why they do not run.
     """
 
     target: str
@@ -50,6 +55,8 @@ class Engine(abc.ABC):
     notes: tuple[str, ...] = ()
     profiles: tuple[ShapeProfile, ...] = ()
     buckets: tuple[int, ...] = ()
+    name: str = ""
+    passed_over: tuple[PassedOver, ...] = ()
 
     @abc.abstractmethod
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -203,6 +210,13 @@ class EngineBackend(Protocol):
 
     def run_blocker(self) -> str | None:
         """None when this machine can run the target, else what is missing and what to do."""
+
+    def mismatches(self, folder: Path) -> tuple[Mismatch, ...]:
+        """In what this machine differs from the one an engine was built for; opens no engine.
+
+        Raises:
+            BundleError: when the files are not what `build` writes.
+        """
 
     def build(self, graph: Graph, config: BuildConfig, folder: Path) -> EngineArtifact:
         """Build into an existing, empty folder and write ``engine.json`` there.

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import BundleError, DeviceError, FuselageError, MissingPackageError
 from .bare_folder import bare_manifest
-from .base import Engine, ExecutorOptions, LoadOptions
+from .base import ENGINE_FACTS, Engine, EngineBackend, ExecutorOptions, LoadOptions
 from .bundle_writer import BundleWriter
+from .choice import FallbackWarning, PassedOver, asked_order, base_target, best_fit, preferred
 from .manifest import MANIFEST, FileEntry, Manifest, check_name
+from .mismatch import Mismatch
 from .targets import TARGETS, backend
 
-__all__ = ["SOURCE", "Bundle", "BundleWriter"]
+__all__ = ["SOURCE", "Bundle", "BundleWriter", "FallbackWarning"]
 
 SOURCE = "graph/model.onnx"
 """The canonical graph: fallback of the ONNX Runtime targets, and what a rebuild starts from."""
@@ -77,8 +82,7 @@ class Bundle:
     @property
     def targets(self) -> tuple[str, ...]:
         """Targets in the bundle, best first."""
-        held = self.manifest.targets
-        return (*(name for name in TARGETS if name in held), *sorted(set(held) - set(TARGETS)))
+        return preferred(self.manifest.targets)
 
     @property
     def source(self) -> Path | None:
@@ -124,64 +128,124 @@ class Bundle:
         return self.root / name
 
     def blockers(self) -> dict[str, str | None]:
-        """Target -> why it cannot run on this machine, or None when it can."""
+        """Name of an engine -> why it cannot run on this machine, or None when it can."""
         return {target: _blocker(target) for target in self.targets}
+
+    def mismatches(self, name: str) -> tuple[Mismatch, ...]:
+        """In what this machine differs from the one that an engine was built for.
+
+        Raises:
+            BundleError: when the bundle lacks the engine, or it is damaged.
+        """
+        if base_target(name) not in TARGETS:
+            return ()
+        if name not in self.manifest.targets:
+            self.folder(name)
+        folder = self.manifest.targets[name].folder
+        facts = f"{folder}/{ENGINE_FACTS}"
+        if facts in self.manifest.files:  # the rest of the folder is not read, and may be large
+            _check_hash(self.root / facts, self.manifest.files[facts])
+        return _backend(name).mismatches(self.root / folder)
 
     def engine(
         self,
         target: str | None = None,
         *,
+        fallback: Sequence[str] = (),
         threads: int = 0,
         executor: ExecutorOptions | None = None,
     ) -> Engine:
         """Open an engine.
 
         Args:
-            target: one of `targets`; None takes the best that runs on this machine, and says in
-                `Engine.notes` why a better one was passed over.
+            target: one of `targets`; None takes the first of `fallback`, and without any the best
+                that runs on this machine. Of several engines of a target, such as ``tensorrt`` and
+                ``tensorrt@SM90``, the one that was built for a machine like this one.
+            fallback: targets to try next, in this order; targets that the bundle lacks count as
+                such that do not run. Taking one gives a FallbackWarning.
             threads: CPU threads; 0 means all physical cores allowed to this process.
             executor: lanes, CUDA graphs and buckets of a TensorRT engine; None for the defaults.
+
+        Returns:
+            The engine; `Engine.passed_over` and `Engine.notes` say why those before it do not run.
 
         Raises:
             DeviceError: when the target, or every target, cannot run here, with the reasons and
                 the targets that do run.
-            BundleError: when the bundle lacks the target or is damaged.
+            BundleError: when the bundle lacks the target, a name in the fallback is no target, or
+                the engine is damaged, which is no reason to take the next.
         """
         options = LoadOptions(threads=threads, executor=executor or ExecutorOptions())
-        if target is not None:
-            return self._named(target, options)
-        notes: list[str] = []
-        for name in self.targets:
-            engine = self._try(name, options, notes)
+        fallback = (fallback,) if isinstance(fallback, str) else tuple(fallback)
+        if target is not None and not fallback:
+            self.folder(target)
+        order = asked_order(target, fallback, self.targets) if target or fallback else None
+        over: list[PassedOver] = []
+        candidates = self._candidates(order)
+        alone = order is not None and len(candidates) == 1
+        for name in candidates:
+            engine = self._try(name, options, over, alone=alone)
             if engine is not None:
-                engine.notes = (*notes, *engine.notes)
-                return engine
-        raise DeviceError(f"{self.root}: no target of this bundle runs here: {'; '.join(notes)}")
+                return self._told(engine, name, over, asked=order is not None)
+        raise DeviceError(self._nothing_runs(order, over))
 
-    def _try(self, name: str, options: LoadOptions, notes: list[str]) -> Engine | None:
+    def _candidates(self, order: list[str] | None) -> list[str]:
+        """Names of engines to try: all, or those of the targets asked for."""
+        held = self.manifest.targets
+        names = []
+        for asked in dict.fromkeys(map(base_target, self.targets)) if order is None else order:
+            same = [name for name in self.targets if asked in (name, base_target(name))]
+            if len(same) > 1:
+                same = best_fit({name: self.mismatches(name) for name in same})
+            names += same or [asked]
+        return [name for name in dict.fromkeys(names) if order is not None or name in held]
+
+    def _try(
+        self, name: str, options: LoadOptions, over: list[PassedOver], *, alone: bool
+    ) -> Engine | None:
+        if name not in self.manifest.targets:
+            advice = f"this bundle has no such engine; fuselage rebuild {self.root} --target {name}"
+            over.append(PassedOver(target=name, reason=f"{advice} makes one"))
+            return None
         blocker = _blocker(name)
         if blocker is None:
             try:
                 return self._load(name, options)
             except (DeviceError, MissingPackageError) as error:
-                blocker = str(error)
-        notes.append(f"{name} does not run here: {blocker}")
+                if alone:
+                    raise
+                over.append(PassedOver(target=name, reason=str(error)))
+                return None
+        differs: tuple[Mismatch, ...] = ()
+        with suppress(FuselageError):  # it does not run in any case
+            differs = self.mismatches(name)
+        over.append(PassedOver(target=name, reason=blocker, mismatches=differs))
         return None
 
-    def _named(self, name: str, options: LoadOptions) -> Engine:
-        folder = self.folder(name)
-        blocker = _blocker(name)
-        if blocker is None:
-            return self._load(name, options)
-        others = [other for other, reason in self.blockers().items() if reason is None]
-        raise DeviceError(
-            f"{folder}: {name} does not run here: {blocker}; "
-            f"targets of this bundle that do: {', '.join(others) or 'none'}"
+    def _told(self, engine: Engine, name: str, over: list[PassedOver], *, asked: bool) -> Engine:
+        engine.name, engine.passed_over = name, tuple(over)
+        engine.notes = (*map(str, over), *engine.notes)
+        if asked and over:
+            why = "; ".join(map(str, over))
+            first = over[0].target
+            first = first if base_target(first) == base_target(name) else base_target(first)
+            text = f"{self.root}: {name} runs instead of {first}: {why}"
+            warnings.warn(FallbackWarning(text), stacklevel=3)
+        return engine
+
+    def _nothing_runs(self, order: list[str] | None, over: list[PassedOver]) -> str:
+        reasons = "; ".join(map(str, over))
+        if order is None:
+            return f"{self.root}: no target of this bundle runs here: {reasons}"
+        runs = [name for name, reason in self.blockers().items() if reason is None]
+        others = [name for name in runs if name not in {item.target for item in over}]
+        return f"{self.root}: {reasons}; targets of this bundle that do: " + (
+            ", ".join(others) or "none"
         )
 
     def _load(self, name: str, options: LoadOptions) -> Engine:
         folder = self.folder(name)
-        engines = backend(name)
+        engines = _backend(name)
         try:
             engine = engines.load(folder, options)
         except DeviceError:
@@ -219,11 +283,15 @@ class Bundle:
                     )
 
 
-def _blocker(target: str) -> str | None:
-    if target not in TARGETS:
+def _backend(name: str) -> EngineBackend:
+    return backend(base_target(name))
+
+
+def _blocker(name: str) -> str | None:
+    if base_target(name) not in TARGETS:
         return "this fuselage does not know the target; update fuselage"
     try:
-        return backend(target).run_blocker()
+        return _backend(name).run_blocker()
     except FuselageError as error:
         return str(error)
 

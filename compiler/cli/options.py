@@ -11,6 +11,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last o
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show decisions and results only.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all physical cores.")]
 Target = Annotated[str | None, typer.Option(help="Default: the best that runs here.")]
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback",
+        metavar="TARGET",
+        help="Target to run when those before it do not run here. Repeatable, in order.",
+    ),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", help="Repeatable. Default: all that build on this machine."),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +14,7 @@ import typer
 
 from ...errors import TextError
 from .console import print_json, say
-from .options import Json, Target, Threads
+from .options import Fallback, Json, Target, Threads
 
 _KINDS = "expected .npy (vectors of an embedding bundle) or .jsonl"
 
@@ -26,6 +29,7 @@ def run(
         str | None, typer.Option(help="Question answering: asked of every text.")
     ] = None,
     target: Target = None,
+    fallback: Fallback = None,
     out: Annotated[
         Path | None, typer.Option(help=".npy for vectors, .jsonl for answers; default stdout.")
     ] = None,
@@ -39,20 +43,22 @@ def run(
 
     Prints one JSON value a text: a vector, labels with scores, entities, an answer, fillings.
     """
-    import warnings
-
     from ... import pipeline
+    from ...engines.choice import FallbackWarning
 
     if out is not None:
         _check_out(out)
     texts = _texts(text, text_file)
     with (
-        warnings.catch_warnings(record=True) as caught,
-        pipeline(bundle, target=target, threads=threads, trust=trust) as runtime,
+        _every_warning(FallbackWarning) as caught,
+        pipeline(
+            bundle, target=target, fallback=fallback or (), threads=threads, trust=trust
+        ) as runtime,
     ):
-        warnings.simplefilter("always")
         for line in runtime.engine.notes:
             say(f"note: {line}")
+        if fallback and runtime.engine.passed_over:
+            say(f"note: {runtime.engine.name} runs instead")
         answers = runtime(_inputs(texts, question, runtime.task))
         used = runtime.engine.target
     for warning in caught:
@@ -66,6 +72,15 @@ def run(
     elif out is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _every_warning(told: type[Warning]) -> Iterator[list[warnings.WarningMessage]]:
+    """Collect warnings, but for those that `Engine.notes` tell already."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", told)
+        yield caught
 
 
 def _texts(text: list[str] | None, file: Path | None) -> list[str]:

@@ -8,6 +8,7 @@ instructions, so both are recorded, and elsewhere the bundle's canonical graph i
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 import time
@@ -21,8 +22,9 @@ from ...errors import BuildError, BundleError, DeviceError, FeedError, FuselageE
 from ...graph.tensors import Array, TensorSpec
 from .. import host
 from ..base import BuildConfig, Engine, EngineArtifact, LoadOptions
+from ..mismatch import Mismatch
 from .engine import OrtEngine
-from .facts import difference, read_facts, write_facts
+from .facts import difference, differences, read_facts, write_facts
 from .session import Provider, message, open_session, runtime_version, session_options
 
 if TYPE_CHECKING:
@@ -128,6 +130,22 @@ class OrtBackend:
             )
         note = f"{self.target}: {differs}; running the canonical float32 graph, optimised at load"
         return self._open(options.source, options.threads, notes=(note,))
+
+    def mismatches(self, folder: Path) -> tuple[Mismatch, ...]:
+        """In what this machine differs from the one the engine was built for; opens no session.
+
+        Raises:
+            BundleError: when ``engine.json`` is not what `build` writes.
+        """
+        facts = read_facts(folder, self.target)
+        made_by = f"onnxruntime {facts['package_version']}"
+        if importlib.util.find_spec("onnxruntime") is None:
+            return (Mismatch("package", made_by, "none"),)
+        found = differences(facts)
+        if (blocker := self.run_blocker()) is None:
+            return found
+        provider = Mismatch(self._provider.name, "a GPU and a package that offer it", blocker)
+        return (*found, provider)
 
     def _open(self, path: Path, threads: int, notes: tuple[str, ...]) -> OrtEngine:
         threads = threads or host.physical_cores()

@@ -11,6 +11,7 @@ from ...errors import BundleError
 from ...graph.tensors import TensorSpec
 from .. import host
 from ..base import ENGINE_FACTS
+from ..mismatch import Mismatch
 from .session import DISABLED_OPTIMIZERS, Provider, runtime_version
 
 
@@ -80,21 +81,30 @@ def read_facts(folder: Path, target: str) -> dict[str, Any]:
     return dict(facts)
 
 
-def difference(facts: Mapping[str, Any]) -> str | None:
-    """The first field in which the engine's machine differs from this one, None when none does.
+def differences(facts: Mapping[str, Any]) -> tuple[Mismatch, ...]:
+    """Each field in which the engine's machine differs from this one.
 
     ONNX Runtime warns that a graph optimised at the highest level holds for the same environment:
     the fusions and layouts it chose depend on its version and on the CPU's instructions.
     """
     cpu = host.cpu()
     built_for = {**facts["cpu"], "version": facts["package_version"]}
-    for name, field, here in (
+    fields = (
         ("ONNX Runtime version", "version", runtime_version()),
         ("CPU architecture", "arch", cpu.arch),
         ("set of CPU flags", "flags", list(cpu.flags)),
-    ):
-        if built_for[field] != here:
-            return f"{name} differs: built for {_plain(built_for[field])}, here is {_plain(here)}"
+    )
+    return tuple(
+        Mismatch(name, _plain(built_for[field]), _plain(here))
+        for name, field, here in fields
+        if built_for[field] != here
+    )
+
+
+def difference(facts: Mapping[str, Any]) -> str | None:
+    """The first field in which the engine's machine differs from this one, None when none does."""
+    for found in differences(facts):
+        return f"{found.field} differs: built for {found.expected}, here is {found.got}"
     return None
 
 

@@ -31,12 +31,10 @@ def differences(
     compiled for; https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html
     """
     made_by = f"{facts.target} {facts.package_version}"
-    if version is None:
-        package = (Mismatch("package", made_by, "none"),)
-    else:
-        same = facts.package_version == version
-        package = () if same else (Mismatch("version", made_by, version),)
-    return (*package, *_gpu(facts, here))
+    if version == facts.package_version:
+        return _gpu(facts, here)
+    field = "package" if version is None else "version"
+    return (Mismatch(field, made_by, version or "none"), *_gpu(facts, here))
 
 
 def _gpu(facts: PlanFacts, here: BuildMachine | None) -> tuple[Mismatch, ...]:

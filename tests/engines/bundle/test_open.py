@@ -17,6 +17,7 @@ from fuselage.engines import bundle as module
 from fuselage.engines.base import Engine, ExecutorOptions, LoadOptions
 from fuselage.engines.bundle import Bundle, BundleWriter
 from fuselage.engines.manifest import Manifest
+from fuselage.engines.mismatch import Mismatch
 from fuselage.engines.strict_json import canonical_json, json_digest
 from fuselage.errors import BundleError, DeviceError
 from fuselage.graph.tensors import Array
@@ -56,9 +57,13 @@ class FakeBackend:
     def __init__(self, blocker: str | None = None, error: Exception | None = None) -> None:
         self.blocker, self.error = blocker, error
         self.loads: list[LoadOptions] = []
+        self.differs: tuple[Mismatch, ...] = ()
 
     def run_blocker(self) -> str | None:
         return self.blocker
+
+    def mismatches(self, _: Path) -> tuple[Mismatch, ...]:
+        return self.differs
 
     def load(self, _: Path, options: LoadOptions) -> Engine:
         self.loads.append(options)
