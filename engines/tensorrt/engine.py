@@ -13,6 +13,7 @@ from ..base import DlpackTensor, Engine, ExecutorOptions
 from .cuda import Cuda, DeviceLostError
 from .executor.dlpack import taken
 from .executor.lane import Lane
+from .executor.refit import HalfRefittedError, refit
 from .executor.request import RequestReader
 from .executor.slot_pool import SlotPool
 from .executor.statistics import LaneStatistics
@@ -39,6 +40,7 @@ class TensorRtEngine(Engine):
         self.inputs = facts.inputs
         self.outputs = facts.outputs
         self.notes = plan.notes
+        self._plan = plan
         self._cuda = cuda
         self._device = cuda.device()
         self._requests = RequestReader(facts, options.buckets)
@@ -90,7 +92,7 @@ class TensorRtEngine(Engine):
             with self._cuda.on_device(self._device):
                 return lane.run(slot, request, feeds)
         except DeviceLostError as error:
-            self._pool.condemn(str(error))
+            self._pool.condemn(_lost(error))
             raise
         finally:
             self._pool.release(lane, slot)
@@ -112,10 +114,32 @@ class TensorRtEngine(Engine):
             with self._cuda.on_device(self._device):
                 return dict(lane.run_on_device(slot, request, views, stream))
         except DeviceLostError as error:
-            self._pool.condemn(str(error))
+            self._pool.condemn(_lost(error))
             raise
         finally:
             self._pool.release(lane, slot)
+
+    def refit(self, weights: Mapping[str, Array]) -> None:
+        """Replace weights between calls; those under way end first, others wait.
+
+        Args:
+            weights: name in the plan -> values of the dtype and size it was built with.
+
+        Raises:
+            FeedError: on weights the plan cannot take; it goes on with the old ones.
+            DeviceError: when the plan was built with its weights fixed, the engine is closed, or
+                TensorRT fails midway, after which the engine refuses every call.
+        """
+        with self._pool.alone(), self._cuda.on_device(self._device):
+            for lane in self._lanes:
+                lane.finish()
+            try:
+                refit(self._plan, weights)
+            except HalfRefittedError as error:
+                self._pool.condemn(f"was left half refitted ({error}); load it again")
+                raise
+            for lane in self._lanes:
+                lane.forget_graphs()
 
     def statistics(self) -> LaneStatistics:
         """What the lanes did and hold, summed up."""
@@ -133,6 +157,10 @@ class TensorRtEngine(Engine):
         with self._noting:
             if note not in self.notes and len(self.notes) < _MOST_NOTES:
                 self.notes = (*self.notes, note)
+
+
+def _lost(error: DeviceLostError) -> str:
+    return f"lost its GPU ({error}); load it again in a new process"
 
 
 def _open_lane(stack: ExitStack, lane: Lane) -> Lane:

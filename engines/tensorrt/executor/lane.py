@@ -112,6 +112,20 @@ class Lane:
             call.abandon()
             raise
 
+    def finish(self) -> None:
+        """Wait for runs that were left to their caller's stream.
+
+        Raises:
+            DeviceError: when the GPU fails.
+        """
+        with self._lock:
+            self._cuda.synchronize(self._stream)
+
+    def forget_graphs(self) -> None:
+        """Drop every recorded graph: what it was recorded with has changed."""
+        with self._lock:
+            self._graphs.close()
+
     def statistics(self) -> LaneStatistics:
         """Counters and memory of this lane."""
         with self._lock:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ....errors import DeviceError
 from .lane import Lane
@@ -24,6 +26,7 @@ class SlotPool:
         self._free = [(lane, list(lane.slots)) for lane in lanes]
         self._name = name
         self._busy = 0
+        self._held = 0
         self._end: str | None = None
         self._changed = threading.Condition()
 
@@ -35,10 +38,9 @@ class SlotPool:
         """
         with self._changed:
             while True:
-                if self._end is not None:
-                    raise DeviceError(f"this {self._name} engine {self._end}")
+                self._check_open()
                 lane, slots = max(self._free, key=_count)
-                if slots:
+                if slots and not self._held:
                     self._busy += 1
                     return lane, slots.pop(0)
                 self._changed.wait()
@@ -50,14 +52,37 @@ class SlotPool:
             slots.append(slot)
             slots.sort(key=_index)
             self._busy -= 1
-            # The one that is closing waits beside those that want a slot.
-            self._changed.notify_all() if self._end else self._changed.notify()
+            if self._end or self._held:  # who waits for the last call waits beside the others
+                self._changed.notify_all()
+            else:
+                self._changed.notify()
 
-    def condemn(self, reason: str) -> None:
-        """Refuse every further call, because the GPU is lost."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for the calls under way; those that come meanwhile wait until this is over.
+
+        Raises:
+            DeviceError: when the engine is closed, or was condemned.
+        """
         with self._changed:
-            if self._end is None:
-                self._end = f"lost its GPU ({reason}); load it again in a new process"
+            self._held += 1
+            try:
+                while self._busy:
+                    self._changed.wait()
+                self._check_open()
+                yield
+            finally:
+                self._held -= 1
+                self._changed.notify_all()
+
+    def condemn(self, end: str) -> None:
+        """Refuse every further call.
+
+        Args:
+            end: what became of the engine, to follow its name in a sentence.
+        """
+        with self._changed:
+            self._end = self._end or end
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -67,6 +92,10 @@ class SlotPool:
             self._changed.notify_all()
             while self._busy:
                 self._changed.wait()
+
+    def _check_open(self) -> None:
+        if self._end is not None:
+            raise DeviceError(f"this {self._name} engine {self._end}")
 
 
 def _count(item: tuple[Lane, list[Slot]]) -> int:

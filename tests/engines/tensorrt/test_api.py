@@ -38,6 +38,7 @@ CLASS_OF = {
     "parser_error": "ParserError",
     "profile": "IOptimizationProfile",
     "query": "ITensor",
+    "refitter": "Refitter",
     "runtime": "Runtime",
     "tensor": "ITensor",
 }

@@ -132,6 +132,19 @@ def test_threads_mix_both_kinds_of_calls(seeded: Any) -> None:
     assert seeded.cuda.leaks() == {}
 
 
+def test_a_refit_waits_for_a_run_that_is_left_to_its_stream(rig: Any) -> None:
+    library = Library(rig.cuda)
+    rig.trt.model.weights["scale"] = np.float32([1])
+    fed = rig.feeds(2, 3)
+    with rig.open() as engine:
+        tensors = {name: library.tensor(array) for name, array in fed.items()}
+        outputs = engine.run_dlpack(tensors, stream=library.stream)
+        assert sum(context._executions for context in rig.trt.contexts) == 0
+        engine.refit({"scale": np.float32([2])})
+        assert sum(context._executions for context in rig.trt.contexts) == 1
+    rig.compare({name: tensor.numpy() for name, tensor in outputs.items()}, fed)
+
+
 def test_outputs_live_as_long_as_somebody_holds_them(rig: Any) -> None:
     library = Library(rig.cuda)
     engine = rig.open()

@@ -197,7 +197,7 @@ def test_those_that_wait_for_a_slot_hear_of_a_lost_gpu(rig: Any) -> None:
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    engine._pool.condemn("a test")
+    engine._pool.condemn("lost its GPU (a test)")
     for thread in threads:
         thread.join(timeout=10)
     assert len(errors) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ Tensors = Mapping[str, tuple[str, tuple[int | str, ...]]]
 
 @dataclass
 class FakeModel:
-    """Named axes and dtypes of the tensors, and the function."""
+    """Named axes and dtypes of the tensors, the function, and weights it reads when it runs."""
 
     inputs: Tensors
     outputs: Tensors
     function: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of_onnx(cls, model: bytes) -> FakeModel:

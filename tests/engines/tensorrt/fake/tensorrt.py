@@ -133,6 +133,7 @@ class FakeTensorRt(SimpleNamespace):
         self.capturable = True
         self.contexts: list[Any] = []
         self.Runtime = self.restrict(Runtime, "Runtime")
+        self.Refitter = self.restrict(Refitter, "Refitter")
 
     def restrict(self, fake: type, real: str) -> Any:
         """The fake class without the names that this version's class lacks."""
@@ -184,6 +185,10 @@ class Engine:
         return len(self._tensors)
 
     @property
+    def refittable(self) -> bool:
+        return bool(self._model.weights)
+
+    @property
     def num_optimization_profiles(self) -> int:
         return len(self._trt.profiles)
 
@@ -207,6 +212,40 @@ class Engine:
         context = self._trt.restrict(Context, "IExecutionContext")(self)
         self._trt.contexts.append(context)
         return context
+
+
+class Refitter:
+    """Takes all weights of a model or none of them."""
+
+    _trt: FakeTensorRt
+
+    def __init__(self, engine: Any, logger: ILogger) -> None:
+        self._engine = engine
+        self._new: dict[str, np.ndarray] = {}
+
+    def get_all_weights(self) -> list[str]:
+        return list(self._engine._model.weights)
+
+    def get_missing_weights(self) -> list[str]:
+        return [name for name in self._engine._model.weights if name not in self._new]
+
+    def set_named_weights(self, name: str, weights: np.ndarray) -> bool:
+        old = self._engine._model.weights[name]
+        if (old.size, old.dtype) != (weights.size, weights.dtype):
+            self._engine._runtime._logger.log(Severity.ERROR, f"{name}: the size is another")
+            return False
+        self._new[name] = weights
+        return True
+
+    def refit_cuda_engine(self) -> bool:
+        cuda = self._trt.cuda
+        runs = {block.scratch_of for block in cuda.memory.values()} - {None}
+        if any(stream.work for stream in runs):
+            raise MisuseError("the engine has pending work")
+        if self._engine._runtime._fails("refit"):
+            return False
+        self._engine._model.weights.update(self._new)
+        return True
 
 
 class Context:
