@@ -165,33 +165,48 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def load(
-    path: str | Path, *, target: str | None = None, threads: int = 0, trust: bool = False
+    path: str | Path,
+    *,
+    target: str | None = None,
+    fallback: Sequence[str] = (),
+    threads: int = 0,
+    trust: bool = False,
 ) -> Engine:
     """Open an engine of a bundle.
 
     Args:
         path: folder of the bundle.
-        target: None for the best one that runs on this machine.
+        target: None for the first of ``fallback``, and without any the best one that runs on this
+            machine.
+        fallback: targets to try next, in this order. Taking one gives a `FallbackWarning`, and
+            ``engine.notes`` and ``engine.passed_over`` say why the ones before it do not run.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         trust: open engines without a manifest; a TensorRT plan is code.
 
     Raises:
-        BundleError: when the bundle is missing or damaged.
-        DeviceError: when the target cannot run here; the message names those that do.
+        BundleError: when the bundle is missing or damaged, or a name is no target.
+        DeviceError: when none of the targets runs here; the message says why, and names others
+            that do.
     """
     from .engines.bundle import Bundle
 
-    return Bundle.open(path, trust=trust).engine(target, threads=threads)
+    return Bundle.open(path, trust=trust).engine(target, fallback=fallback, threads=threads)
 
 
 def pipeline(
-    path: str | Path, *, target: str | None = None, threads: int = 0, trust: bool = False
+    path: str | Path,
+    *,
+    target: str | None = None,
+    fallback: Sequence[str] = (),
+    threads: int = 0,
+    trust: bool = False,
 ) -> TextRuntime:
     """Open a bundle as a callable from texts to answers.
 
     Args:
         path: folder of the bundle.
-        target: None for the best one that runs on this machine.
+        target: see `load`.
+        fallback: see `load`.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         trust: open engines without a manifest; a TensorRT plan is code.
 
@@ -211,6 +226,6 @@ def pipeline(
     bundle = Bundle.open(path, trust=trust)
     spec = TaskSpec.load(bundle.path(TASK_FILE))
     tokenizer = bundle.path("tokenizer.json")
-    engine = bundle.engine(target, threads=threads)
-    axes = bundle.manifest.targets[engine.target].profile
+    engine = bundle.engine(target, fallback=fallback, threads=threads)
+    axes = bundle.manifest.targets[engine.name].profile
     return text_pipeline(engine, tokenizer, spec, profile=ShapeProfile(axes) if axes else None)

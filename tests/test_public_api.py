@@ -70,10 +70,10 @@ def test_the_version_is_that_of_the_package() -> None:
 SIGNATURES = {
     "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
     "int8_embeddings=False, min_sqnr=None, min_cosine=None, evaluation=None, max_drop=None, "
-    "weights='pretrained', revision=None, shapes=None, "
+    "weights='pretrained', revision=None, shapes=(), profiles='wide', "
     "compute_capabilities=(), threads=0, verify='final', require=(), costs=None, force=False)",
-    "load": "(path, *, target=None, threads=0, trust=False)",
-    "pipeline": "(path, *, target=None, threads=0, trust=False)",
+    "load": "(path, *, target=None, fallback=(), threads=0, trust=False)",
+    "pipeline": "(path, *, target=None, fallback=(), threads=0, trust=False)",
 }
 
 
