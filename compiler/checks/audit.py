@@ -39,10 +39,12 @@ def lost_fusions(
         return _restored_weights(plan, policy, artifact.facts.get("nodes", {}))
     lines = []
     wanted = sum(_is_fusable(node) for node in graph.model.graph)
-    fused = kernels["fused_attention"]
-    if fused < wanted:
-        line = f"{fused} of {wanted} attention blocks are fused attention kernels"
-        lines.append("; ".join([line, *_named(artifact.facts.get("decomposed_attention", ()))]))
+    for profile, own in enumerate(artifact.facts.get("profile_kernels") or (kernels,)):
+        fused = own["fused_attention"]
+        if fused < wanted:
+            where = f" in profile {profile}" if profile else ""
+            line = f"{fused} of {wanted} attention blocks are fused attention kernels{where}"
+            lines.append("; ".join([line, *_named(artifact.facts.get("decomposed_attention", ()))]))
     if plan is not None:
         lines += [*_float_gemms(plan, policy, listed), *_float_tables(plan, listed)]
     return tuple(lines)

@@ -1,1 +1,1 @@
-"""The sizes an engine is built for: asked for, derived from the model, or fitted to real lengths."""
+"""The sizes an engine is built for: asked for, derived, or fitted to the lengths of real text."""

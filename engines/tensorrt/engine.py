@@ -40,6 +40,8 @@ class TensorRtEngine(Engine):
         self.inputs = facts.inputs
         self.outputs = facts.outputs
         self.notes = plan.notes
+        self.profiles = facts.profiles
+        self.buckets = facts.buckets
         self._plan = plan
         self._cuda = cuda
         self._device = cuda.device()

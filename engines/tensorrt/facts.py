@@ -41,6 +41,9 @@ class PlanFacts:
         outputs: in graph order.
         profile: sizes of the dynamic axes it accepts.
         profiles: the optimisation profiles it was compiled with, in their order.
+        buckets: lengths that texts are best padded to, ascending; empty when there are none.
+        activation_bytes: GPU memory that one lane computes in; None when the build did not say.
+        weight_bytes: GPU memory of the weights; None when the build did not say.
         caches: outputs that are inputs written in place, and those inputs.
         built_on: the GPU and driver it was tuned on; None when it was compiled without a GPU.
     """
@@ -53,6 +56,9 @@ class PlanFacts:
     outputs: tuple[TensorSpec, ...]
     profile: ShapeProfile
     profiles: tuple[ShapeProfile, ...]
+    buckets: tuple[int, ...] = ()
+    activation_bytes: int | None = None
+    weight_bytes: int | None = None
     caches: Mapping[str, str] = field(default_factory=dict)
     built_on: BuildMachine | None = None
 
@@ -94,6 +100,9 @@ class PlanFacts:
             outputs=outputs,
             profile=profile,
             profiles=tuple(map(_profile, facts.get("profiles", ()))) or (profile,),
+            buckets=tuple(map(_whole, facts.get("buckets", ()))),
+            activation_bytes=_bytes(facts.get("activation_bytes")),
+            weight_bytes=_bytes(facts.get("weight_bytes")),
             built_on=_machine(facts.get("built_on")),
             caches=_caches(facts.get("caches", {}), inputs, outputs),
         )
@@ -153,6 +162,10 @@ def _profile(axes: Mapping[str, list[int]]) -> ShapeProfile:
 def _range(sizes: list[int]) -> tuple[int, int, int]:
     low, best, high = map(_whole, sizes)
     return low, best, high
+
+
+def _bytes(value: Any) -> int | None:
+    return None if value is None else _whole(value)
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,16 +47,34 @@ class BatchLimits:
         max_batch: texts.
         min_sequence: tokens; shorter texts are padded up to it.
         max_sequence: tokens; longer texts are cut.
+        buckets: widths that texts are padded to, ascending; wider ones keep their width.
+        profiles: of an engine that takes less texts the longer they are: the least tokens, the
+            most tokens and the most texts of each profile.
     """
 
     min_batch: int = 1
     max_batch: int | None = None
     min_sequence: int = 1
     max_sequence: int | None = None
+    buckets: tuple[int, ...] = ()
+    profiles: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
-    def of(cls, spec: TensorSpec, profile: ShapeProfile | None) -> BatchLimits:
-        """Read them from an input [batch, sequence] and the profile its engine was built for.
+    def of(
+        cls,
+        spec: TensorSpec,
+        profile: ShapeProfile | None,
+        *,
+        profiles: Sequence[ShapeProfile] = (),
+        buckets: tuple[int, ...] = (),
+    ) -> BatchLimits:
+        """Read them from an input [batch, sequence] and what its engine was built for.
+
+        Args:
+            spec: the input.
+            profile: the range of all sizes; None when the engine takes any.
+            profiles: ranges that the engine takes as a whole; empty for `profile` alone.
+            buckets: see the attribute.
 
         Raises:
             BundleError: when the input has another rank.
@@ -67,15 +85,34 @@ class BatchLimits:
                 "a text runtime cannot feed it"
             )
         axes = profile.axes if profile is not None else {}
+        several = profiles if len(profiles) > 1 and set(spec.dims) <= set(axes) else ()
+        parts = [[part.axes[str(dim)] for dim in spec.dims] for part in several]
         (min_batch, max_batch), (min_sequence, max_sequence) = (
             _range(axes, dim) if isinstance(dim, str) else (dim, dim) for dim in spec.dims
         )
         return cls(
-            min_batch=min_batch,
+            min_batch=max([min_batch, *(texts[0] for texts, _ in parts)]),
             max_batch=max_batch,
             min_sequence=min_sequence,
             max_sequence=max_sequence,
+            buckets=buckets,
+            profiles=tuple((tokens[0], tokens[2], texts[2]) for texts, tokens in parts),
         )
+
+    def widths(self, lengths: Lengths) -> Lengths:
+        """What texts of these lengths are padded to when each is alone [texts]."""
+        least = np.maximum(lengths, self.min_sequence)
+        if not self.buckets:
+            return least
+        grid = np.asarray(self.buckets, np.int64)
+        at = np.searchsorted(grid, least)
+        return np.where(at < grid.size, grid[np.minimum(at, grid.size - 1)], least)
+
+    def most_rows(self, width: int, budget: BatchBudget) -> int:
+        """Texts of this width that one batch may have."""
+        rows = min(budget.max_batch, budget.max_tokens // width)
+        own = [most for least, longest, most in self.profiles if least <= width <= longest]
+        return max(self.min_batch, min(rows, max(own, default=rows)))
 
 
 def _range(axes: Mapping[str, tuple[int, int, int]], name: str) -> tuple[int, int | None]:
@@ -85,13 +122,16 @@ def _range(axes: Mapping[str, tuple[int, int, int]], name: str) -> tuple[int, in
     return low, high
 
 
-def batches(lengths: Lengths, budget: BatchBudget, min_batch: int = 1) -> list[Indices]:
+_ANY = BatchLimits()
+
+
+def batches(lengths: Lengths, budget: BatchBudget, limits: BatchLimits = _ANY) -> list[Indices]:
     """Sort by length and cut into batches, the longest texts first.
 
     Args:
         lengths: tokens of each text [texts].
         budget: bounds of a batch.
-        min_batch: a batch may exceed the token budget up to this many texts.
+        limits: of the engine; a batch may exceed the token budget up to the least batch.
 
     Returns:
         Indices into lengths; together every index once.
@@ -99,8 +139,7 @@ def batches(lengths: Lengths, budget: BatchBudget, min_batch: int = 1) -> list[I
     order = np.argsort(-lengths, kind="stable")
     result, first = [], 0
     while first < order.size:
-        width = int(lengths[order[first]])
-        rows = min(budget.max_batch, max(min_batch, budget.max_tokens // width))
+        rows = limits.most_rows(int(lengths[order[first]]), budget)
         result.append(order[first : first + rows])
         first += rows
     return result

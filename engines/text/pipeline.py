@@ -52,7 +52,9 @@ def text_pipeline(
     Raises:
         BundleError: when tokenizer, task and engine do not fit together.
     """
-    limits = BatchLimits.of(engine.inputs[0], profile)
+    limits = BatchLimits.of(
+        engine.inputs[0], profile, profiles=engine.profiles, buckets=engine.buckets
+    )
     encoder = TextEncoder(tokenizer_path, task_spec, limits.max_sequence)
     chosen = BUDGETS.get(engine.target, GPU_BUDGET) if budget is None else budget
     return RUNTIMES[task_spec.task](engine, encoder, limits, chosen)

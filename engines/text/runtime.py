@@ -98,14 +98,14 @@ class TextRuntime(abc.ABC):
         Raises:
             VerificationError: when the engine answers NaN for a token.
         """
-        lengths = np.maximum(encoded.lengths, self._limits.min_sequence)
-        for rows in batches(lengths, self._budget, self._limits.min_batch):
-            yield self._run_batch(encoded, rows)
+        widths = self._limits.widths(encoded.lengths)
+        for rows in batches(widths, self._budget, self._limits):
+            yield self._run_batch(encoded, rows, int(widths[rows[0]]))
 
-    def _run_batch(self, encoded: Encoded, rows: Indices) -> Batch:
+    def _run_batch(self, encoded: Encoded, rows: Indices, least_width: int) -> Batch:
         missing = max(0, self._limits.min_batch - rows.size)
         padded = np.concatenate([rows, np.repeat(rows[:1], missing)])
-        feeds = self.encoder.feeds(encoded, padded, self._limits.min_sequence)
+        feeds = self.encoder.feeds(encoded, padded, least_width)
         width = feeds["input_ids"].shape[1]
         answers = self.engine.run(
             {name: feed.astype(self._dtypes[name], copy=False) for name, feed in feeds.items()}

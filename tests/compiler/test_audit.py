@@ -157,6 +157,17 @@ def test_every_profile_has_to_have_them(linears: Graph) -> None:
     )
 
 
+def test_attention_is_counted_in_every_profile() -> None:
+    facts = {
+        "kernels": {"fused_attention": 2},
+        "profile_kernels": [{"fused_attention": 2}, {"fused_attention": 1}],
+    }
+    built = EngineArtifact(target="tensorrt-rtx", files=("engine.json",), facts=facts)
+    assert lost_fusions(typed(attentions("float16")), None, built) == (
+        "1 of 2 attention blocks are fused attention kernels in profile 1",
+    )
+
+
 def test_lost_attention_is_named_with_its_reason() -> None:
     engine = artifact(1)
     facts = dict(engine.facts) | {"decomposed_attention": [{"node": "layer.0", "reason": "odd"}]}

@@ -11,7 +11,8 @@ from fuselage.graph.tensors import ShapeProfile, TensorSpec
 
 
 def cut(lengths: list[int], budget: BatchBudget, min_batch: int = 1) -> list[list[int]]:
-    return [rows.tolist() for rows in batches(np.array(lengths), budget, min_batch)]
+    limits = BatchLimits(min_batch=min_batch)
+    return [rows.tolist() for rows in batches(np.array(lengths), budget, limits)]
 
 
 def test_longest_first_within_the_token_budget() -> None:
@@ -61,3 +62,34 @@ def test_limits_come_from_dims_and_profile(
 def test_other_rank_is_refused() -> None:
     with pytest.raises(BundleError, match=r"input_ids: int64\[tokens\]: expected the dims"):
         BatchLimits.of(TensorSpec("input_ids", "int64", ("tokens",)), None)
+
+
+IDS = TensorSpec("input_ids", "int64", ("batch", "sequence"))
+SHORT = ShapeProfile.parse("batch=1:8:100,sequence=1:16:32")
+LONG = ShapeProfile.parse("batch=2:8:12,sequence=33:64:64")
+WHOLE = ShapeProfile.parse("batch=1:8:100,sequence=1:64:64")
+
+
+def several(*buckets: int) -> BatchLimits:
+    return BatchLimits.of(IDS, WHOLE, profiles=(SHORT, LONG), buckets=buckets)
+
+
+def test_the_longer_the_texts_the_fewer_a_profile_takes() -> None:
+    limits, budget = several(), BatchBudget(1000, 1600)
+    assert (
+        limits.min_batch == 2
+    )  # every batch, whatever its profile, has the most any of them needs
+    assert [limits.most_rows(width, budget) for width in (8, 32, 33, 64)] == [100, 50, 12, 12]
+    assert limits.most_rows(4000, budget) == 2
+
+
+def test_one_profile_bounds_nothing_but_the_range() -> None:
+    limits = BatchLimits.of(IDS, SHORT, profiles=(SHORT,))
+    assert (limits.profiles, limits.max_batch) == ((), 100)
+
+
+def test_texts_are_as_wide_as_their_bucket() -> None:
+    limits = several(8, 24, 48)
+    lengths = np.array([1, 8, 9, 24, 25, 48, 49, 64])
+    assert limits.widths(lengths).tolist() == [8, 8, 24, 24, 48, 48, 49, 64]
+    assert several().widths(lengths).tolist() == lengths.tolist()

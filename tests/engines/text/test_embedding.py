@@ -156,6 +156,22 @@ def test_profile_is_respected(bert: Any, fixed_engine: Any) -> None:
     assert shapes == [(3, 16), (2, 8)]
 
 
+def test_every_call_is_a_bucket_of_a_profile(bert: Any, fixed_engine: Any) -> None:
+    engine = length_engine(fixed_engine)
+    engine.profiles = (
+        ShapeProfile.parse("batch=1:2:4,sequence=1:8:8"),
+        ShapeProfile.parse("batch=1:2:2,sequence=9:16:32"),
+    )
+    engine.buckets = (4, 8, 32)
+    whole = ShapeProfile.parse("batch=1:2:4,sequence=1:8:32")
+    runtime = counting(bert, engine, profile=whole)
+    sizes = [1, 2, 3, 4, 5, 6, 7, 11, 19]
+    found = runtime(["fox " * size for size in sizes])
+    assert found[:, 0].tolist() == [size + 2 for size in sizes]
+    shapes = [feeds["input_ids"].shape for feeds in engine.feeds]
+    assert shapes == [(2, 32), (2, 32), (4, 8), (1, 4)]
+
+
 def test_budget_counts_the_smallest_sequence(bert: Any, fixed_engine: Any) -> None:
     engine = length_engine(fixed_engine)
     profile = ShapeProfile.parse("sequence=10:10:40")
