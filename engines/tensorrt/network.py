@@ -115,17 +115,38 @@ def _describe(parser_error: Any) -> str:
 
 
 def _refuse_unread_inputs(network: Any) -> None:
-    # Some optional inputs are accepted and ignored.
-    read = set()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        tensors = (layer.get_input(slot) for slot in range(layer.num_inputs))
-        read |= {tensor.name for tensor in tensors if tensor is not None}
+    """Refuse an input that no output depends on: some optional inputs are accepted and dropped.
+
+    Looking for a layer that reads it is not enough: one that prepares it, such as a cast, stays in
+    the network when the layer behind drops it.
+    """
     names = [network.get_input(index).name for index in range(network.num_inputs)]
-    unread = [name for name in names if name not in read]
+    needed = _needed_tensors(network)
+    unread = [name for name in names if name not in needed]
     if unread:
         raise BuildError(
-            f"no layer of the TensorRT network reads the input {unread[0]!r} (inputs: "
+            f"no output of the TensorRT network depends on the input {unread[0]!r} (inputs: "
             f"{', '.join(names)}), so the engine would ignore it; remove it from the graph, or "
             "express what it does in operators that TensorRT imports"
         )
+
+
+def _needed_tensors(network: Any) -> set[str]:
+    """Names of the tensors that outputs are computed from, through all layers."""
+    sources: dict[str, list[str]] = {}
+    open_ = [network.get_output(index).name for index in range(network.num_outputs)]
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        tensors = (layer.get_input(slot) for slot in range(layer.num_inputs))
+        read = [tensor.name for tensor in tensors if tensor is not None]
+        for slot in range(layer.num_outputs):
+            sources[layer.get_output(slot).name] = read
+        if not layer.num_outputs:  # a condition or a trip count, which acts through its block
+            open_ += read
+    needed: set[str] = set()
+    while open_:
+        name = open_.pop()
+        if name not in needed:
+            needed.add(name)
+            open_ += sources.get(name, ())
+    return needed

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import onnx_ir as ir
 import pytest
 
 from fuselage.engines.base import BuildConfig, LoadOptions
 from fuselage.engines.tensorrt import backend as backend_module
+from fuselage.engines.tensorrt import network as network_module
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.engines.tensorrt.cuda import Cuda
 from fuselage.engines.tensorrt.facts import PlanFacts
@@ -105,8 +107,27 @@ def test_small_heads_are_decomposed(graphs: ModuleType, build: Build) -> None:
 
 
 def test_an_input_that_nothing_reads_is_refused(graphs: ModuleType, build: Build) -> None:
-    with pytest.raises(BuildError, match=r"no layer .* reads the input 'token_type_ids'"):
+    with pytest.raises(BuildError, match="no output .* depends on the input 'token_type_ids'"):
         build(graphs.encoder(unused_input=True))
+
+
+LENGTHS = """<ir_version: 11, opset_import: ["" : 24]>
+g (float16[batch, 4, sequence, 32] q, float16[batch, 4, sequence, 32] k, int64[batch] lengths)
+    => (float16[batch, 4, sequence, 32] y)
+    { two = Constant<value = int64[1] {2}>()
+      h = Neg(q)
+      half = Div(lengths, two)
+      [attend] y = Attention(h, k, k, , , , half) }"""
+
+
+def test_lengths_that_the_parser_drops_fail_the_build_although_a_layer_reads_them(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph(ir.from_onnx_text(LENGTHS))
+    assert build(graph, "SM89")["kernels"]["total"] > 0
+    monkeypatch.setattr(network_module, "set_key_lengths", lambda *_: None)
+    with pytest.raises(BuildError, match="no output .* depends on the input 'lengths'"):
+        build(graph, "SM89")
 
 
 @pytest.mark.parametrize("name", ["SM90", "foo", "CURRENT"])
