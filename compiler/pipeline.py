@@ -1,19 +1,20 @@
-"""Build a bundle, or find that nothing has changed; the stages themselves are in stages.py."""
+"""Build a bundle, or find that nothing has changed; the stages themselves are in stages/."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..calibration.metrics.table import check_max_drop
 from ..engines.bundle import Bundle, BundleWriter
+from ..engines.folder_swap import WorkFolder
 from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
 from .checks.requirement import check_requirements, parse_requirements
 from .models.source import resolve_model
-from .packages import EXPORTING, require
 from .precision import CALIBRATED, INTEGER, QUANTIZED, Assignment, assign, gpus_for
 from .profiles.choice import check_shapes, parse_profiles
 from .progress import Journal, Listener, Silent
@@ -44,14 +45,19 @@ class Outcome:
 
 
 def run_build(
-    request: Request, listener: Listener | None = None, *, force: bool = False
+    request: Request,
+    listener: Listener | None = None,
+    *,
+    force: bool = False,
+    use_cache: bool = True,
 ) -> Outcome:
     """Build a bundle, or return the one at ``request.out`` when the same recipe made it.
 
     Args:
         request: what to build.
         listener: told about progress and decisions.
-        force: build even when an equal bundle is there.
+        force: build even when an equal bundle is there, and every stage of it anew.
+        use_cache: take products of stages from the cache, and keep them there.
 
     Raises:
         FuselageError: of the stage that failed; the old bundle, or none, is left.
@@ -72,14 +78,26 @@ def run_build(
         report = read_report(bundle)
         check_requirements(required, report["fusion"], request.out)
         return Outcome(bundle, reused=True, report=report)
-    require(EXPORTING, "building a bundle")
     for line in assignment.notes:
         journal.note(line)
-    # Imported here: torch and transformers take seconds that a build with nothing to do must not.
-    from .stages import Build
+    # Imported here: a build with nothing to do must not pay for it.
+    from .cache.store import Store
+    from .stages.build import run_stages
+    from .stages.context import Context
+    from .stages.product import StageRunner
 
-    with BundleWriter(request.out) as writer:
-        report = Build(request, source, recipe, assignment, journal, writer).run()
+    store = Store.default(journal.note) if use_cache else None
+    with BundleWriter(request.out) as writer, closing(WorkFolder(writer.destination)) as scratch:
+        context = Context(
+            request=request,
+            source=source,
+            recipe=recipe,
+            assignment=assignment,
+            journal=journal,
+            writer=writer,
+            runner=StageRunner(scratch.path, journal, store, fresh=force),
+        )
+        report = run_stages(context)
     if not report["verification"]["passed"]:
         raise VerificationError(_verdict_text(request.out, report))
     return Outcome(Bundle.open(request.out), reused=False, reasons=reasons, report=report)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from ..calibration.text.data import CalibrationSet
 from ..engines import host
 from ..engines.bundle import Bundle
 from ..errors import BuildError, BundleError
+from .cache.code import code_digest
 from .models.source import ModelSource
 
 _PACKAGES = (
@@ -111,22 +111,6 @@ def _file_digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}; expected a table of fuselage tune") from error
-
-
-@cache
-def code_digest() -> str:
-    """sha256 of fuselage's own source files."""
-    root = Path(__file__).resolve().parents[1]
-    folders = ("graph", "passes", "engines", "calibration", "compiler")
-    files = [root / "errors.py"]
-    for folder in folders:
-        files += [
-            path for kind in ("*.py", "*.txt", "*.json") for path in (root / folder).rglob(kind)
-        ]
-    sha = hashlib.sha256()
-    for path in sorted(files):
-        sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return sha.hexdigest()
 
 
 def reusable(out: Path, recipe: Recipe) -> tuple[Bundle | None, tuple[str, ...]]:

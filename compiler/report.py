@@ -15,18 +15,15 @@ from ..engines.base import EngineArtifact
 from ..engines.bundle import Bundle
 from ..errors import BundleError
 from ..graph.history import StageRecord
-from .checks.fusion import count_fusions
 from .models.source import ModelSource
 
 if TYPE_CHECKING:
     # Reading a report must not cost what making one does.
-    from ..calibration.text.survey import Survey
-    from ..graph.model import Graph
     from ..passes.presets import Precision
-    from .checks.proof import Verdict
     from .profiles.plan import ShapePlan
     from .progress import Journal
     from .quantization.quantize import Quantized
+    from .stages.examine import Finding
 
 REPORT = "report.json"
 SCHEMA = 1
@@ -46,18 +43,16 @@ def make_report(
     *,
     source: ModelSource,
     task: str,
-    original: Graph,
-    canonical: Graph,
+    weight_bytes: int,
+    fusion: Mapping[str, Any],
     journal: Journal,
     verify: str,
-    quantized: Quantized | None,
-    corpus: Survey | None,
+    quantization: Mapping[str, Any] | None,
     artifacts: Mapping[str, EngineArtifact],
     precisions: Mapping[str, Precision],
-    verdicts: Sequence[Verdict],
-    lost: Mapping[str, Sequence[str]],
-    latency: Mapping[str, Any],
+    findings: Mapping[str, Finding],
     shapes: ShapePlan,
+    cache: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Assemble the report; all values are JSON."""
     return {
@@ -68,31 +63,36 @@ def make_report(
             "digest": source.digest,
             "weights": source.weights,
             "task": task,
-            "weight_bytes": canonical.weight_bytes,
+            "weight_bytes": weight_bytes,
         },
         "stages": [stage_facts(record) for record in journal.records],
-        "fusion": {k: count.facts() for k, count in count_fusions(canonical, original).items()},
+        "fusion": dict(fusion),
         "numbers": {"verify": verify, "not_checked": list(journal.not_checked)},
-        "quantization": None if quantized is None else _quantization(quantized, corpus),
+        "quantization": None if quantization is None else dict(quantization),
         "shapes": shapes.facts(),
         "targets": {
-            target: _target(artifact, precisions[target], lost.get(target, ()))
+            target: target_facts(artifact, precisions[target], findings[target].lost)
             for target, artifact in artifacts.items()
         },
         "verification": {
-            "passed": has_passed(verdicts, lost),
+            "passed": has_passed(findings),
             "reference": "PyTorch, float32, eager attention",
-            "targets": [_verdict(verdict) for verdict in verdicts],
+            "targets": [finding.verdict for finding in findings.values()],
         },
-        "latency": dict(latency),
+        "latency": {
+            target: finding.latency
+            for target, finding in findings.items()
+            if finding.latency is not None
+        },
+        "cache": [dict(use) for use in cache],
         "notes": list(journal.notes),
-        "environment": _environment(),
+        "environment": environment(),
     }
 
 
-def has_passed(verdicts: Sequence[Verdict], lost: Mapping[str, Sequence[str]]) -> bool:
+def has_passed(findings: Mapping[str, Finding]) -> bool:
     """True when every target passed and no engine lost a fusion or a precision."""
-    return all(verdict.passed for verdict in verdicts) and not any(lost.values())
+    return all(found.verdict["passed"] and not found.lost for found in findings.values())
 
 
 def stage_facts(record: StageRecord) -> dict[str, Any]:
@@ -108,7 +108,8 @@ def stage_facts(record: StageRecord) -> dict[str, Any]:
     }
 
 
-def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]:
+def quantization_facts(quantized: Quantized) -> dict[str, Any]:
+    """What ``report.json`` says about quantisation, without the survey of the text."""
     from .quantization.edges import quality_facts
 
     kept = quantized.plan.refusals
@@ -119,7 +120,6 @@ def _quantization(quantized: Quantized, corpus: Survey | None) -> dict[str, Any]
         "texts": quantized.table.texts,
         "tokens": quantized.table.tokens,
         "source": quantized.table.source,
-        "corpus": None if corpus is None else corpus.facts(),
         **quality_facts(quantized.quality),
         "accuracy": [] if quantized.accuracy is None else quantized.accuracy.facts(),
         "kept_float": [{"node": refusal.node, "reason": refusal.reason} for refusal in kept],
@@ -145,7 +145,10 @@ def _formats(quantized: Quantized) -> dict[str, Any]:
     }
 
 
-def _target(artifact: EngineArtifact, precision: Precision, lost: Sequence[str]) -> dict[str, Any]:
+def target_facts(
+    artifact: EngineArtifact, precision: Precision, lost: Sequence[str]
+) -> dict[str, Any]:
+    """One engine as ``report.json`` holds it."""
     facts = artifact.facts
     kept = (
         "bytes",
@@ -162,11 +165,8 @@ def _target(artifact: EngineArtifact, precision: Precision, lost: Sequence[str])
     return {**entry, "lost": list(lost)}
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return asdict(verdict)
-
-
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """This machine as ``report.json`` holds it."""
     here = host.probe()
     return {
         "system": here.system,

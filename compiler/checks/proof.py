@@ -97,27 +97,44 @@ class Verdict:
 
 
 class Proof:
-    """The reference's answers on `TEXTS`, computed once: alone, in a padded batch, long and short.
+    """Holds engines to the PyTorch model's answers on `TEXTS`.
 
     Args:
-        reference: the PyTorch model.
-        tokenizer: tokenizer.json.
-        spec: the task.
-        profile: sizes the engines were built for.
+        feeds: from `proof_feeds`.
+        expected: what the PyTorch model answers to each.
         outputs: the model's outputs.
     """
 
     def __init__(
         self,
+        feeds: Sequence[Feeds],
+        expected: Sequence[Mapping[str, Array]],
+        outputs: Sequence[TensorSpec],
+    ) -> None:
+        self._outputs = tuple(outputs)
+        self._feeds = tuple(feeds)
+        self._expected = tuple(expected)
+
+    @classmethod
+    def of(
+        cls,
         reference: Runnable,
         tokenizer: Path,
         spec: TaskSpec,
         profile: ShapeProfile,
         outputs: Sequence[TensorSpec],
-    ) -> None:
-        self._outputs = tuple(outputs)
-        self._feeds = _feeds(tokenizer, spec, profile)
-        self._expected = [reference.run(feeds) for feeds in self._feeds]
+    ) -> Proof:
+        """Ask a reference that is at hand.
+
+        Args:
+            reference: what to be like.
+            tokenizer: tokenizer.json.
+            spec: the task.
+            profile: sizes the engines were built for.
+            outputs: the model's outputs.
+        """
+        feeds = proof_feeds(tokenizer, spec, profile)
+        return cls(feeds, [reference.run(feed) for feed in feeds], outputs)
 
     def examine(
         self, target: str, precision: Precision, candidate: Runnable, subject: str
@@ -180,8 +197,14 @@ class _Difference:
     cosines: NDArray[np.float64]
 
 
-def _feeds(tokenizer: Path, spec: TaskSpec, profile: ShapeProfile) -> list[dict[str, Array]]:
-    """The shortest and the longest text alone, and all of them in padded batches."""
+def proof_feeds(tokenizer: Path, spec: TaskSpec, profile: ShapeProfile) -> list[dict[str, Array]]:
+    """The shortest and the longest text alone, and all of them in padded batches.
+
+    Args:
+        tokenizer: tokenizer.json.
+        spec: the task.
+        profile: sizes the engines are built for.
+    """
     least, _, most = profile.axes["batch"]
     shortest, _, longest = profile.axes["sequence"]
     encoder = TextEncoder(tokenizer, spec, longest)

@@ -108,10 +108,8 @@ def export(source: ModelSource, task: str = "auto", *, attn: Attention = "sdpa")
         SourceError: when files of the model are damaged.
     """
     started = time.perf_counter()
-    checkpoint = load_checkpoint(source, choose_task(source, task))
+    checkpoint, module = _load(source, task)
     spec = checkpoint.spec
-    module = task_module(checkpoint.model, spec.task, checkpoint.modules)
-    _share_layout(module)
     model, refusals = _to_onnx(source, checkpoint, module, attn)
     tidy(model, module)
     reject_nan(model, source.id)
@@ -128,6 +126,28 @@ def export(source: ModelSource, task: str = "auto", *, attn: Attention = "sdpa")
         tokenizer=checkpoint.tokenizer,
         reference=TorchReference(module, spec.inputs, spec.outputs),
     )
+
+
+def load_reference(source: ModelSource, task: str = "auto") -> TorchReference:
+    """The PyTorch model alone; its answers have the bits of those of `export`.
+
+    Args:
+        source: from `resolve_model`.
+        task: as for `export`.
+
+    Raises:
+        ExportError: when the task does not fit.
+        SourceError: when files of the model are damaged.
+    """
+    checkpoint, module = _load(source, task)
+    return TorchReference(module, checkpoint.spec.inputs, checkpoint.spec.outputs)
+
+
+def _load(source: ModelSource, task: str) -> tuple[Checkpoint, TaskModule]:
+    checkpoint = load_checkpoint(source, choose_task(source, task))
+    module = task_module(checkpoint.model, checkpoint.spec.task, checkpoint.modules)
+    _share_layout(module)
+    return checkpoint, module
 
 
 def _share_layout(module: TaskModule) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ...calibration.ranges.estimators import AbsoluteMaximum
 from ...calibration.run import AUTO, calibrate
+from ...calibration.statistics.profile_store import ProfileStore
 from ...calibration.table import CalibrationTable
 from ...calibration.text.data import CalibrationSet
 from ...calibration.text.tokenization import Tokenize
@@ -16,7 +17,6 @@ from ...passes.presets import Precision
 from ...passes.qdq.params import FP8, INT8, Scheme
 from ...passes.qdq.policy import QuantPlan, QuantPolicy
 from ..progress import Journal
-from .cache_folder import calibration_store
 
 _POLICIES: Mapping[Precision, QuantPolicy] = {
     "int8": QuantPolicy(),
@@ -49,6 +49,7 @@ def ranges_of(
     policy: QuantPolicy,
     journal: Journal,
     threads: int = 0,
+    store: ProfileStore | None = None,
 ) -> CalibrationTable:
     """Calibrate as far as the policy needs it.
 
@@ -66,7 +67,7 @@ def ranges_of(
             policy=policy,
             method=_METHODS[policy.scheme],
             threads=threads,
-            store=calibration_store(journal.note),
+            store=store,
             on_progress=journal.listener.advanced,
         )
 

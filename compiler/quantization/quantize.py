@@ -9,6 +9,7 @@ from ...calibration.damage.budget import Budget, fit_budget
 from ...calibration.damage.quality import Quality
 from ...calibration.evaluation.drops import Evaluator, MetricDrop
 from ...calibration.evaluation.examples import Examples
+from ...calibration.statistics.profile_store import ProfileStore
 from ...calibration.table import CalibrationTable
 from ...calibration.text.data import CalibrationSet, default_corpus
 from ...calibration.text.tokenization import tokenize_with
@@ -66,6 +67,7 @@ def quantize(
     budget: Budget | None = None,
     examples: Examples | None = None,
     threads: int = 0,
+    statistics: ProfileStore | None = None,
 ) -> Quantized:
     """Calibrate and insert Q/DQ.
 
@@ -79,6 +81,7 @@ def quantize(
         budget: damage that is allowed on held-out text and on the examples; None for any.
         examples: of the user, to evaluate the float and the INT8 graph with.
         threads: CPU threads, 0 for all physical cores.
+        statistics: keeps what calibration has seen; None to keep nothing.
 
     Raises:
         CalibrationError: when text or graph give no usable ranges, or the budget cannot be met.
@@ -90,7 +93,7 @@ def quantize(
     data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
     encoder = TextEncoder(tokenizer, spec)
     tokenize = tokenize_with(encoder)
-    table = ranges_of(graph, data, tokenize, policy, journal, threads)
+    table = ranges_of(graph, data, tokenize, policy, journal, threads, statistics)
     for line in table.notes():
         journal.note(line)
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)

@@ -127,9 +127,9 @@ def test_examples_that_do_not_fit_are_refused_before_the_export(
     cli: Cli, tmp_path: Path, checkpoint: Any, moods: Path, monkeypatch: pytest.MonkeyPatch,
     kind: str, options: list[str], message: str,
 ) -> None:  # fmt: skip
-    import fuselage.compiler.stages as stages
+    from fuselage.compiler.exporting import export
 
-    monkeypatch.setattr(stages, "export", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr(export, "export", lambda *_: pytest.fail("exported"))
     code, _, err = cli(
         "build", checkpoint(kind, **LABELS), "--precision", "int8", "--target", "ort-cpu",
         "--out", tmp_path / "b", "--eval", moods, *options,

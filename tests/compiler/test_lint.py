@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
@@ -13,13 +14,12 @@ import pytest
 from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.cli import run
 from fuselage.compiler.precision import Assignment
-from fuselage.compiler.profiles.plan import ShapePlan
 from fuselage.compiler.progress import Journal, Silent
 from fuselage.compiler.recipe import Request
-from fuselage.compiler.stages import Build
+from fuselage.compiler.stages.context import Context
+from fuselage.compiler.stages.lower import LoweredGraph
 from fuselage.errors import BuildError
 from fuselage.graph.model import Graph
-from fuselage.graph.tensors import ShapeProfile
 
 HEADER = '<ir_version: 11, opset_import: ["" : 23]>'
 PLAIN = "g (float[b, 4] x) => (float[b, 4] y) { y = Abs(x) }"
@@ -113,10 +113,15 @@ def test_every_build_is_linted(tmp_path: Path) -> None:
     missing: Any = None  # the stage fails before it needs a source or a bundle
     request = Request(model="m", out=tmp_path, verify="off")
     assignment = Assignment({"tensorrt-rtx": "fp32"}, ())
-    build = Build(request, missing, missing, assignment, Journal(Silent()), missing)
-    shapes = ShapePlan(profiles=(ShapeProfile({"batch": (1, 1, 1), "sequence": (1, 1, 1)}),))
+    journal = Journal(Silent())
+    context = Context(
+        request=request, source=missing, recipe={}, assignment=assignment, journal=journal,
+        writer=missing, runner=missing,
+    )  # fmt: skip
+    canonical: Any = SimpleNamespace(load=lambda: Graph(model_of(SOFTCAP)))
+    lowered = LoweredGraph(context, "tensorrt-rtx", canonical, None)
     with pytest.raises(BuildError, match="softcap 30: the parser refuses it"):
-        build._target("tensorrt-rtx", Graph(model_of(SOFTCAP)), None, shapes)
+        lowered.make(tmp_path, journal)
 
 
 def test_warnings_are_one_note_a_rule() -> None:

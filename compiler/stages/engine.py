@@ -1,0 +1,104 @@
+"""The engine of one target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engines import host
+from ...engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
+from ...engines.targets import backend
+from ..cache.code import ENGINE, code_digest
+from ..profiles.plan import ShapePlan
+from ..progress import Journal
+from .context import Context, versions
+from .lower import LoweredGraph
+from .product import Product
+
+COMPILED = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """One target: the graph it was lowered to and what its backend made of it.
+
+    Attributes:
+        lowered: the graph.
+        product: the engine's folder in the bundle.
+    """
+
+    lowered: LoweredGraph
+    product: Product
+
+    @property
+    def target(self) -> str:
+        """Of the engine."""
+        return self.lowered.target
+
+    @property
+    def artifact(self) -> EngineArtifact:
+        """What the backend said."""
+        facts = self.product.facts
+        return EngineArtifact(target=self.target, files=tuple(facts["files"]), facts=facts["facts"])
+
+    def load(self, threads: int) -> Engine:
+        """Open it."""
+        return backend(self.target).load(self.product.folder, LoadOptions(threads=threads))
+
+
+def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> BuiltEngine:
+    """Build the engine into its folder of the bundle, or copy the one there is."""
+    target = lowered.target
+    config = BuildConfig(
+        profile=shapes.whole,
+        profiles=shapes.profiles,
+        buckets=shapes.buckets,
+        compute_capabilities=lowered.compute_capabilities,
+        threads=context.request.threads,
+    )
+
+    def make(folder: Path, journal: Journal) -> dict[str, Any]:
+        graph = lowered.load()
+        artifact = backend(target).build(graph, config, folder)
+        decomposed = artifact.facts.get("decomposed_attention", ())
+        if decomposed:
+            reason = decomposed[0]["reason"]
+            journal.note(f"{target}: {len(decomposed)} attentions are not fused: {reason}")
+        nodes = len(graph.model.graph)
+        journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
+        return {"files": list(artifact.files), "facts": dict(artifact.facts)}
+
+    key = context.key("engine", _fields(lowered, config), target=target)
+    title = f"build {target} {lowered.precision}"
+    product = context.runner.run(key, title, make, context.writer.folder(target))
+    product.fetch()
+    return BuiltEngine(lowered, product)
+
+
+def target_packages(target: str) -> tuple[str, ...]:
+    """Packages whose version an engine holds for."""
+    return (target,) if target in COMPILED else ("onnxruntime", "onnxruntime-gpu")
+
+
+def _fields(lowered: LoweredGraph, config: BuildConfig) -> dict[str, Any]:
+    settings = asdict(config)
+    if lowered.target in COMPILED:
+        settings.pop("threads")
+    return {
+        "graph": lowered.digest,
+        "config": settings,
+        "machine": _machine(lowered.target),
+        "versions": versions("numpy", "onnx", "onnx-ir", *target_packages(lowered.target)),
+        "code": code_digest(ENGINE),
+    }
+
+
+def _machine(target: str) -> dict[str, Any]:
+    """What an engine is tuned for; nothing for one that is compiled ahead of time."""
+    if target == "tensorrt-rtx":
+        return {}
+    if target == "ort-cpu":
+        here = host.cpu()
+        return {"cpu": here.model, "flags": list(here.flags), "cores": here.physical_cores}
+    return {"gpus": [asdict(gpu) for gpu in host.gpus()], "driver": host.nvidia_driver()}
