@@ -141,6 +141,11 @@ def cpu(root: Path = _ROOT) -> Cpu:
     )
 
 
+def has_vnni() -> bool:
+    """Whether this CPU multiplies uint8 by int8 without saturating in between."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(cpu().flags)
+
+
 def physical_cores(root: Path = _ROOT) -> int:
     """Physical cores this process may use: affinity mask, then hyper-threads, then cgroup quota.
 

@@ -18,6 +18,7 @@ from .export import export
 from .inspect import inspect
 from .lint import lint
 from .optimize import optimize
+from .rebuild import rebuild
 from .run import run as run_verb
 from .tune import tune
 
@@ -42,6 +43,7 @@ def options(
 
 app.command("build")(build)
 app.command("run")(run_verb)
+app.command("rebuild")(rebuild)
 app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("explain")(explain)
