@@ -32,7 +32,7 @@ from fuselage.calibration.text.tokenization import Tokenize, TokenRow
 from fuselage.compiler.checks.audit import lost_fusions
 from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.progress import Journal, Silent
-from fuselage.compiler.quantization.quantize import quantizable
+from fuselage.compiler.quantization.quantizable import quantizable
 from fuselage.engines.base import BuildConfig
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.graph.model import Graph

@@ -17,7 +17,6 @@ from ...engines.text.encoder import TextEncoder
 from ...engines.text.task import TaskSpec
 from ...errors import CalibrationError
 from ...graph.model import Graph
-from ...passes.lowering.split_packed_weights import SplitPackedWeights
 from ...passes.pipeline import PassPipeline
 from ...passes.qdq.lint import lint_qdq
 from ...passes.qdq.policy import QuantPlan, QuantPolicy
@@ -26,6 +25,7 @@ from .edges import Edge, edges_of_plan
 from .evaluation import Accuracy
 from .formats import ranges_of
 from .held_out import Findings, examine
+from .quantizable import quantizable
 
 _HELD_OUT = 64
 
@@ -136,18 +136,6 @@ def quantize(
         quality=quality,
         accuracy=accuracy,
     )
-
-
-def quantizable(graph: Graph) -> Graph:
-    """The graph with a product of its own for each part of packed weights.
-
-    TensorRT moves the cut of a packed Q, K and V to the weight, and runs that product in float;
-    of three INT8 products it makes one again. Smoothing goes into the columns of one part.
-
-    Args:
-        graph: canonical.
-    """
-    return PassPipeline((SplitPackedWeights(),)).run(graph)
 
 
 def _evaluator(

@@ -15,7 +15,7 @@ from ...passes.presets import Precision
 from ...passes.qdq.policy import QuantPlan, QuantPolicy
 from ..precision import CALIBRATED, QUANTIZED
 from ..quantization.formats import policy_of
-from ..quantization.quantize import quantizable
+from ..quantization.quantizable import quantizable
 
 
 @dataclass(frozen=True, kw_only=True)

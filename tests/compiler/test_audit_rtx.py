@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.compiler.checks.audit import lost_fusions
-from fuselage.compiler.quantization.quantize import quantizable
+from fuselage.compiler.quantization.quantizable import quantizable
 from fuselage.engines.base import BuildConfig, EngineArtifact
 from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.graph.model import Graph

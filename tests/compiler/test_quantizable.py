@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fuselage.calibration.session import GraphSession
-from fuselage.compiler.quantization.quantize import quantizable
+from fuselage.compiler.quantization.quantizable import quantizable
 from fuselage.graph.model import Graph
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.qdq.policy import QuantPolicy
