@@ -11,6 +11,7 @@ import typer
 from ...errors import FuselageError
 from .bisect import bisect
 from .build import build
+from .cache import cache
 from .console import results, say_error
 from .doctor import doctor
 from .explain import explain
@@ -21,6 +22,7 @@ from .optimize import optimize
 from .rebuild import rebuild
 from .run import run as run_verb
 from .tune import tune
+from .verify import verify
 
 app = typer.Typer(
     name="fuselage",
@@ -52,6 +54,8 @@ app.command("bisect")(bisect)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 app.command("tune")(tune)
+app.command("verify")(verify)
+app.add_typer(cache, name="cache")
 
 
 _INTERRUPTED = 130

@@ -1,0 +1,91 @@
+"""What the cache holds, for people."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..recipe import changes
+from .entry import DamagedEntryError, Entry
+from .eviction import Item, items
+
+_STATISTICS = "calibrate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One product.
+
+    Attributes:
+        stage: that made it; ``?`` when its entry cannot be read.
+        target: of an engine, else empty.
+        model: id.
+        bytes: on disk.
+        created: seconds since the epoch.
+        used: likewise.
+        key: digest.
+    """
+
+    stage: str
+    target: str
+    model: str
+    bytes: int
+    created: float
+    used: float
+    key: str
+
+
+def listing(root: Path) -> list[Row]:
+    """Everything in a cache, most recently used first."""
+    return [_row(item) for item in items(root)]
+
+
+def last_changes(root: Path, model: str) -> list[dict[str, Any]]:
+    """What made each stage of a model run when it ran last.
+
+    Args:
+        root: of the cache.
+        model: id.
+
+    Returns:
+        One entry a stage and target as in ``report.json``, in the order of the build.
+    """
+    entries = []
+    for item in items(root):
+        with contextlib.suppress(FileNotFoundError, DamagedEntryError, NotADirectoryError):
+            entries.append(Entry.read(item.path))
+    entries = [entry for entry in entries if entry.key.model == model]
+    entries.sort(key=lambda entry: entry.created)
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    before: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        place = entry.key.stage, entry.key.target
+        last = before.get(place)
+        changed = [] if last is None else changes(last.key.fields, entry.key.fields)
+        use = {"stage": place[0], "target": place[1] or None, "key": entry.key.digest}
+        newest.pop(place, None)
+        newest[place] = {**use, "reused": False, "changed": changed}
+        before[place] = entry
+    return list(newest.values())
+
+
+def _row(item: Item) -> Row:
+    stage, target, model, created = "?", "", "", item.used
+    if item.path.suffix == ".npz":
+        stage = _STATISTICS
+    else:
+        with contextlib.suppress(FileNotFoundError, DamagedEntryError):
+            entry = Entry.read(item.path)
+            stage, target, model = entry.key.stage, entry.key.target, entry.key.model
+            created = entry.created
+    return Row(
+        stage=stage,
+        target=target,
+        model=model,
+        bytes=item.bytes,
+        created=created,
+        used=item.used,
+        key=item.path.stem,
+    )
