@@ -84,6 +84,7 @@ def build(
     shapes: str | Sequence[str] = (),
     profiles: str = "wide",
     compute_capabilities: Sequence[str] = (),
+    gpu_memory: float | None = None,
     threads: int = 0,
     verify: Literal["each", "final", "off"] = "final",
     require: Sequence[str] = (),
@@ -116,6 +117,7 @@ def build(
         profiles: of TensorRT engines: ``wide`` for one, ``auto`` for at most four fitted to the
             lengths of the texts, or another limit as a number.
         compute_capabilities: for ahead-of-time plans, for example ``("SM80", "SM89")``.
+        gpu_memory: GiB of the smallest GPU that TensorRT engines must fit.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         verify: when passes are held to the model's numbers: after each, once at the end, never.
         require: blocks that must be fused, for example ``("attention=all",)``.
@@ -151,6 +153,7 @@ def build(
         shapes=_names(shapes),
         profiles=profiles,
         compute_capabilities=_names(compute_capabilities),
+        gpu_memory=gpu_memory,
         threads=threads,
         verify=verify,
         require=_names(require),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,9 @@ from .report import REPORT, read_report
 
 _PLANNED = {"tensorrt", "tensorrt-rtx"}
 """Targets that are compiled for compute capabilities."""
+
+_MOST_MEMORY = 1 << 20
+"""GiB; more is a number of bytes, or no number."""
 
 _VERIFY = ("each", "final", "off")
 
@@ -130,21 +133,30 @@ def _check_options(request: Request, assignment: Assignment) -> None:
     _check_evaluation(request, is_quantized)
     for target, precision in targets.items():
         gpus_for(target, precision, request.compute_capabilities)
-    if request.compute_capabilities and not targets.keys() & _PLANNED:
+    _check_gpu(request, targets.keys())
+
+
+def _check_gpu(request: Request, targets: Collection[str]) -> None:
+    if request.gpu_memory is not None and not 0 < request.gpu_memory < _MOST_MEMORY:
         raise BuildError(
-            f"compute capabilities {', '.join(request.compute_capabilities)}: they are for "
-            f"{' or '.join(sorted(_PLANNED))}, this build is for {', '.join(targets)}; leave them "
-            "out, or add a target"
+            f"--gpu-memory {request.gpu_memory:g}: expected the GiB of a GPU, such as 24"
         )
+    capabilities = ", ".join(request.compute_capabilities)
+    asked = {
+        f"compute capabilities {capabilities}": capabilities != "",
+        f"--profiles {request.profiles}": parse_profiles(request.profiles) is not None,
+        f"--gpu-memory {request.gpu_memory or 0:g}": request.gpu_memory is not None,
+    }
+    for option, is_given in asked.items():
+        if is_given and _PLANNED.isdisjoint(targets):
+            raise BuildError(
+                f"{option}: it is for {' or '.join(sorted(_PLANNED))}, this build is for "
+                f"{', '.join(targets)}; leave it out, or add a target"
+            )
 
 
 def _check_texts(request: Request, assignment: Assignment) -> None:
     is_fitted = parse_profiles(request.profiles) is not None
-    if is_fitted and not assignment.precisions.keys() & _PLANNED:
-        raise BuildError(
-            f"--profiles {request.profiles}: profiles are for {' or '.join(sorted(_PLANNED))}, "
-            f"this build is for {', '.join(assignment.precisions)}; leave it out, or add a target"
-        )
     if request.texts is not None and not is_fitted and not assignment.any_of(CALIBRATED):
         raise BuildError(
             f"calibration texts ({request.texts.source}): precision {request.precision!r} is not "

@@ -50,6 +50,7 @@ class Request:
         profiles: how they are derived: one ``wide``, ``auto`` from the lengths of the texts, or
             ``auto`` with another limit as a number.
         compute_capabilities: GPUs of an ahead-of-time plan; empty for the default.
+        gpu_memory: GiB of the smallest GPU that TensorRT engines must fit; None for no bound.
         threads: CPU threads; 0 for all physical cores.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
         require: blocks that must be fused, such as ``attention=all``.
@@ -72,6 +73,7 @@ class Request:
     shapes: tuple[str, ...] = ()
     profiles: str = "wide"
     compute_capabilities: tuple[str, ...] = ()
+    gpu_memory: float | None = None
     threads: int = 0
     verify: str = "final"
     require: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "profiles": request.profiles,
         "verify": request.verify,
         "compute_capabilities": list(request.compute_capabilities),
+        "gpu_memory": request.gpu_memory,
         "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
         "evaluation": None if request.evaluation is None else request.evaluation.digest,

@@ -158,6 +158,7 @@ def target_facts(
         "compute_capabilities",
         "activation_bytes",
         "weight_bytes",
+        "gpu_memory",
         "build_seconds",
     )
     entry: dict[str, Any] = {"precision": precision}

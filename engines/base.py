@@ -129,6 +129,8 @@ class BuildConfig:
         compute_capabilities: for ahead-of-time targets, for example ``("SM80", "SM89")``; empty
             means the backend's default.
         workspace_bytes: upper bound of a TensorRT engine's scratch memory.
+        gpu_memory: bytes of the smallest GPU that a TensorRT engine must fit; None for those of the
+            GPU it is built on, and for no bound where it is compiled ahead of time.
         threads: CPU threads the engine is tuned for; 0 means all physical cores allowed to us.
     """
 
@@ -137,6 +139,7 @@ class BuildConfig:
     buckets: tuple[int, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     workspace_bytes: int = 4 << 30
+    gpu_memory: int | None = None
     threads: int = 0
 
 

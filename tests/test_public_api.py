@@ -71,7 +71,8 @@ SIGNATURES = {
     "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
     "int8_embeddings=False, min_sqnr=None, min_cosine=None, evaluation=None, max_drop=None, "
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
-    "compute_capabilities=(), threads=0, verify='final', require=(), costs=None, force=False)",
+    "compute_capabilities=(), gpu_memory=None, threads=0, verify='final', require=(), costs=None, "
+    "force=False)",
     "load": "(path, *, target=None, fallback=(), threads=0, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, trust=False)",
 }

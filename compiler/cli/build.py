@@ -67,6 +67,9 @@ def build(
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="SM80, SM89, ... Repeatable.")
     ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB of the smallest GPU that the engine must fit.")
+    ] = None,
     verify: Verify = "final",
     requirements: Require = None,
     costs: Costs = None,
@@ -97,6 +100,7 @@ def build(
         shapes=tuple(shapes or ()),
         profiles=profiles,
         compute_capabilities=tuple(compute_capability or ()),
+        gpu_memory=gpu_memory,
         threads=threads,
         verify=verify,
         require=tuple(requirements or ()),

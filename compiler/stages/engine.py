@@ -55,6 +55,7 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
         profiles=shapes.profiles,
         buckets=shapes.buckets,
         compute_capabilities=lowered.compute_capabilities,
+        gpu_memory=gpu_bytes(context.request.gpu_memory),
         threads=context.request.threads,
     )
 
@@ -74,6 +75,11 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
     product = context.runner.run(key, title, make, context.writer.folder(target))
     product.fetch()
     return BuiltEngine(lowered, product)
+
+
+def gpu_bytes(gibibytes: float | None) -> int | None:
+    """The memory of a GPU as `BuildConfig` holds it."""
+    return None if gibibytes is None else int(gibibytes * (1 << 30))
 
 
 def target_packages(target: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from .fit import differences, this_machine
 from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
 from .kernels import EngineListing, read_listing
 from .log import LogLines, make_logger
+from .memory import memory_need
 from .native_output import native_output
 from .network import ParsedNetwork, parse_network
 from .profiles import add_profile, engine_profiles
@@ -78,8 +79,8 @@ class TensorRtBackend:
         Raises:
             MissingPackageError: when the package is not installed.
             BuildError: with TensorRT's messages: a node it does not import, an input nothing
-                reads, a profile or compute capability it refuses, a data type the GPU lacks, and
-                any error in the log even when a plan came back.
+                reads, a profile or compute capability it refuses, a data type the GPU lacks, more
+                memory than the GPU has, and any error in the log even when a plan came back.
         """
         try:
             trt = self.flavour.module()
@@ -136,6 +137,12 @@ class TensorRtBackend:
         # What is compiled ahead of time is tuned for no GPU in particular.
         return None if self.flavour.builds_without_gpu else asdict(this_machine(Cuda.open()))
 
+    def _gpu_memory(self, config: BuildConfig) -> int | None:
+        """Bytes that the engine must fit; None where nothing is known of the GPU it is for."""
+        if config.gpu_memory is not None or self.flavour.builds_without_gpu:
+            return config.gpu_memory
+        return Cuda.open().memory()[1]
+
     def _facts(
         self,
         graph: Graph,
@@ -147,6 +154,15 @@ class TensorRtBackend:
         listing = read_listing(lines.texts())
         profiles = _profiles(graph, config)
         silent = "the log of this TensorRT lists no kernels; fusion and precision are not counted"
+        caches = caches_of(graph)
+        need = memory_need(
+            (*graph.inputs, *(spec for spec in graph.outputs if spec.name not in caches)),
+            profiles,
+            weights=listing.weight_bytes,
+            workspace=listing.activation_bytes,
+        )
+        limit = self._gpu_memory(config)
+        tight = () if need is None or limit is None else need.check(limit)
         return {
             "target": self.target,
             "package": self.flavour.distribution,
@@ -157,7 +173,7 @@ class TensorRtBackend:
             "buckets": list(config.buckets),
             "inputs": PlanFacts.tensors(graph.inputs),
             "outputs": PlanFacts.tensors(graph.outputs),
-            "caches": caches_of(graph),
+            "caches": caches,
             "decomposed_attention": [
                 {"node": found.node, "reason": found.reason}
                 for found in lost_attention(graph, listing, len(profiles), decomposed)
@@ -168,7 +184,8 @@ class TensorRtBackend:
             "kernel_list": [kernel.facts() for kernel in listing.kernels],
             "activation_bytes": listing.activation_bytes,
             "weight_bytes": listing.weight_bytes,
-            "warnings": [*lines.warnings, *(() if listing.kernels else (silent,))],
+            "gpu_memory": None if need is None else need.facts(),
+            "warnings": [*lines.warnings, *(() if listing.kernels else (silent,)), *tight],
         }
 
 

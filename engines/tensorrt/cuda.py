@@ -149,6 +149,12 @@ class Cuda:
         found = self._call("read the name of a GPU", self._api.cudaGetDeviceProperties(device))
         return bytes(found.name).split(b"\0")[0].decode(errors="replace")
 
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the calling thread's GPU."""
+        status, free, total = self._api.cudaMemGetInfo()
+        self._check("read the free memory of a GPU", status)
+        return int(free), int(total)
+
     def driver(self) -> str:
         """The newest CUDA version the driver of this machine serves, for example ``13.0``."""
         return _cuda(self._call("read the driver's version", self._api.cudaDriverGetVersion()))

@@ -11,6 +11,7 @@ from ...errors import DeviceError
 from ...graph.tensors import Array, Feeds
 from ..base import DlpackTensor, Engine, ExecutorOptions
 from .cuda import Cuda, DeviceLostError
+from .executor.context import workspace_bytes
 from .executor.dlpack import taken
 from .executor.lane import Lane
 from .executor.refit import HalfRefittedError, refit
@@ -18,6 +19,7 @@ from .executor.request import RequestReader
 from .executor.slot_pool import SlotPool
 from .executor.statistics import LaneStatistics
 from .facts import PlanFacts
+from .memory import check_lanes, check_weights
 from .plan import OpenPlan, open_plan
 
 _MOST_NOTES = 16
@@ -48,6 +50,7 @@ class TensorRtEngine(Engine):
         self._requests = RequestReader(facts, options.buckets)
         self._closing = threading.Lock()
         self._noting = threading.Lock()
+        check_lanes(cuda, workspace_bytes(plan.engine), options.lanes)
         with ExitStack() as stack:
             self._lanes = tuple(
                 _open_lane(stack, Lane(cuda, plan, facts, options, self._note))
@@ -75,10 +78,12 @@ class TensorRtEngine(Engine):
             options: lanes, graphs and buckets; None for the defaults.
 
         Raises:
-            DeviceError: when this machine cannot run the plan, or lacks memory for its lanes.
+            DeviceError: when this machine cannot run the plan, or its GPU has not enough free
+                memory for the weights or the lanes.
             FeedError: when the buckets do not fit the plan.
             BundleError: when plan and facts are damaged or do not belong together.
         """
+        check_weights(cuda, facts.weight_bytes or 0)
         return cls(cuda, open_plan(trt, cuda, plan, facts), facts, options or ExecutorOptions())
 
     def run(self, feeds: Feeds) -> dict[str, Array]:

@@ -86,7 +86,8 @@ class EngineListing:
 
     Attributes:
         kernels: in execution order; empty when the log lists none.
-        activation_bytes: device memory one execution context needs; None when the log is silent.
+        activation_bytes: device memory that one execution context needs for the neediest profile;
+            None when the log is silent.
         weight_bytes: device memory of the weights; None when the log is silent.
     """
 
@@ -130,8 +131,9 @@ def read_listing(texts: Iterable[str]) -> EngineListing:
     weight_bytes: int | None = None
     for text in texts:
         matches += _KERNEL.finditer(text)
-        if found := _ACTIVATION_BYTES.search(text):
-            activation_bytes = int(found[1])
+        sizes = [int(size) for size in _ACTIVATION_BYTES.findall(text)]  # one line a profile
+        if sizes:
+            activation_bytes = max(*sizes, activation_bytes or 0)
         if found := _WEIGHT_BYTES.search(text):
             weight_bytes = int(found[1])
     kernels = map(_kernel, matches, _profiles(matches))

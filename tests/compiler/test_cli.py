@@ -203,7 +203,12 @@ def test_help_lists_the_verbs(cli: Cli) -> None:
     [
         (("--shapes", "nonsense"), "expected AXIS=MIN:OPT:MAX"),
         (("--text", __file__), "(test_cli.py): precision 'auto' is not calibrated; leave the"),
-        (("--compute-capability", "SM89"), "SM89: they are for tensorrt or tensorrt-rtx, this"),
+        (("--compute-capability", "SM89"), "SM89: it is for tensorrt or tensorrt-rtx, this"),
+        (("--profiles", "auto"), "--profiles auto: it is for tensorrt or tensorrt-rtx, this"),
+        (("--profiles", "few"), "profiles 'few': expected wide, auto, or how many there may be"),
+        (("--gpu-memory", "24"), "--gpu-memory 24: it is for tensorrt or tensorrt-rtx, this"),
+        (("--gpu-memory", "0"), "--gpu-memory 0: expected the GiB of a GPU, such as 24"),
+        (("--gpu-memory", "nan"), "--gpu-memory nan: expected the GiB of a GPU, such as 24"),
     ],
 )
 def test_options_that_cannot_be_heeded_are_refused_before_the_work(

@@ -38,6 +38,7 @@ CALLS = {
     "use_device": (0,),
     "compute_capability": (0,),
     "gpu_name": (0,),
+    "memory": (),
 }
 
 

@@ -72,7 +72,8 @@ def call(values: int = 0) -> Callable[[Any], Any]:
                 self.inside_ns += time.perf_counter_ns() - began
             if isinstance(result, Status):
                 status, result = result, None
-            return (status or Status.cudaSuccess, *([result] if values else []))
+            many = result or (0,) * values if values > 1 else (result,) * values
+            return (status or Status.cudaSuccess, *many)
 
         return answer
 
@@ -104,6 +105,7 @@ class FakeCuda:
         self.capability = capability
         self.driver = 13000
         self.gpu_name = "NVIDIA L4"
+        self.gpu_memory = 24 << 30
         self.gpu = threading.RLock()
         self.lost: Status | None = None
         self.streams: dict[int, Stream] = {}
@@ -169,6 +171,11 @@ class FakeCuda:
     @call(values=1)
     def cudaGetDeviceProperties(self, device: int) -> Any:
         return SimpleNamespace(name=self.gpu_name.encode() + b"\0\0")
+
+    @call(values=2)
+    def cudaMemGetInfo(self) -> tuple[int, int]:
+        held = sum(len(block.bytes) for block in self.memory.values())
+        return self.gpu_memory - held, self.gpu_memory
 
     @call(values=1)
     def cudaStreamCreateWithFlags(self, flags: int) -> int:
