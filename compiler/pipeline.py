@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -124,16 +125,28 @@ def _check_options(request: Request, assignment: Assignment) -> None:
     check_shapes(request.shapes, request.profiles)
     _check_texts(request, assignment)
     is_quantized = assignment.any_of(QUANTIZED) is not None
-    if (request.min_sqnr, request.min_cosine) != (None, None) and not is_quantized:
-        raise BuildError(
-            f"accuracy budget: precision {request.precision!r} has no INT8 layers to leave in "
-            "float; leave --min-sqnr and --min-cosine out, or ask for int8"
-        )
+    _check_budget(request, is_quantized)
     _check_embeddings(request, assignment)
     _check_evaluation(request, is_quantized)
     for target, precision in targets.items():
         gpus_for(target, precision, request.compute_capabilities)
     _check_gpu(request, targets.keys())
+
+
+def _check_budget(request: Request, is_quantized: bool) -> None:
+    given = (request.min_sqnr, request.min_cosine)
+    if given != (None, None) and not is_quantized:
+        raise BuildError(
+            f"accuracy budget: precision {request.precision!r} has no INT8 layers to leave in "
+            "float; leave --min-sqnr and --min-cosine out, or ask for int8"
+        )
+    if request.min_sqnr is not None and not math.isfinite(request.min_sqnr):
+        raise BuildError(f"--min-sqnr {request.min_sqnr}: expected decibels, such as 25")
+    if request.min_cosine is not None and not -1 <= request.min_cosine < 1:
+        raise BuildError(
+            f"--min-cosine {request.min_cosine}: expected -1 to below 1, such as 0.99; only the "
+            "float model has a cosine of 1 to itself"
+        )
 
 
 def _check_gpu(request: Request, targets: Collection[str]) -> None:

@@ -81,7 +81,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         if not path.exists():
-            raise CalibrationError(f"{path}: no such file; expected UTF-8 text, one text a line")
+            raise CalibrationError(f"{path}: no such file or folder")
         return (path,)
     files = sorted(
         file

@@ -33,6 +33,12 @@ def choose_columns(wanted: Sequence[str], names: Sequence[str], origin: object) 
     missing = [name for name in wanted if name not in names]
     if missing:
         raise CalibrationError(f"{origin}: there is no column {missing[0]!r}; {there}")
+    repeated = [name for name in wanted or _USUAL if list(names).count(name) > 1]
+    if repeated:
+        raise CalibrationError(
+            f"{origin}: there are {list(names).count(repeated[0])} columns {repeated[0]!r}; give "
+            "each a name of its own"
+        )
     if wanted:
         return tuple(wanted)
     usual = [name for name in _USUAL if name in names]
@@ -64,8 +70,10 @@ def json_values(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
+            array = "; write the rows of an array one a line" if line.lstrip()[0] == "[" else ""
             raise CalibrationError(
                 f"{place}: expected one JSON value a line: {error.msg} at column {error.colno}"
+                f"{array}"
             ) from error
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{place}: expected one JSON value a line: {error}") from error

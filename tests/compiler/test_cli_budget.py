@@ -52,6 +52,24 @@ def test_float_build_has_no_budget(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--min-sqnr", "nan", "--min-sqnr nan: expected decibels"),
+        ("--min-sqnr", "inf", "--min-sqnr inf: expected decibels"),
+        ("--min-cosine", "1", "--min-cosine 1.0: expected -1 to below 1"),
+    ],
+)
+def test_a_bound_that_nothing_meets_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    out = tmp_path / "b"
+    options = ["--precision", "int8", "--target", "ort-cpu", "--out", str(out)]
+    assert run(["build", "minilm", *options, option, value]) == 1
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_another_budget_is_another_recipe(tmp_path: Path) -> None:
     source = ModelSource(
         id="m", folder=tmp_path, revision=None, config={}, digest="d" * 64, weights="random"
