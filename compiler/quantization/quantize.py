@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...calibration.damage.budget import Budget, fit_budget
@@ -12,7 +12,7 @@ from ...calibration.evaluation.examples import Examples
 from ...calibration.statistics.profile_store import ProfileStore
 from ...calibration.table import CalibrationTable
 from ...calibration.text.data import CalibrationSet, default_corpus
-from ...calibration.text.tokenization import tokenize_with
+from ...calibration.text.tokenization import Tokenize, tokenize_with
 from ...engines.text.encoder import TextEncoder
 from ...engines.text.task import TaskSpec
 from ...errors import CalibrationError
@@ -86,28 +86,79 @@ def quantize(
     Raises:
         CalibrationError: when text or graph give no usable ranges, or the budget cannot be met.
     """
-    budget = budget or Budget()
+    budget, policy = budget or Budget(), policy or QuantPolicy()
     canonical, graph = graph, quantizable(graph)
-    policy = policy or QuantPolicy()
-    texts = _chosen(texts, policy, journal)
-    data, held_out = texts.split(_HELD_OUT) if len(texts.texts) > 1 else (texts, None)
+    data, held_out = _split(_chosen(texts, policy, journal), budget)
     encoder = TextEncoder(tokenizer, spec)
     tokenize = tokenize_with(encoder)
     table = ranges_of(graph, data, tokenize, policy, journal, threads, statistics)
     for line in table.notes():
         journal.note(line)
     evaluator = _evaluator(graph, tokenizer, spec, examples, journal, threads)
-    findings = Findings()
+    calibrated = _Calibrated(graph=graph, table=table, policy=policy, evaluator=evaluator)
     if held_out is None:
-        if budget != Budget():
-            raise CalibrationError(
-                "accuracy budget: expected at least two texts, one to calibrate with and one to "
-                f"measure with, got {len(texts.texts)}"
-            )
-        quantized = PassPipeline(table.passes(policy)).run(graph)
-        plan, quality = policy.plan(graph.model), None
-        drops = () if evaluator is None else evaluator.drops(quantized)
+        form = calibrated.unmeasured()
     else:
+        form = calibrated.fitted(held_out, tokenize, budget, journal, threads)
+    journal.records += form.graph.history[len(canonical.history) :]
+    for found in lint_qdq(form.graph.model, weight_only=policy.weight_only):
+        journal.note(f"Q/DQ placement, {found.rule} at {found.node}: {found.reason}")
+    token_text = encoder.tokenizer.id_to_token
+    return Quantized(
+        graph=form.graph,
+        policy=policy,
+        plan=form.plan,
+        table=table,
+        edges=edges_of_plan(graph, form.plan, policy.scheme, table, form.findings, token_text),
+        quality=form.quality,
+        accuracy=None if examples is None else _accuracy(examples, form.drops, budget, journal),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """A graph with Q/DQ.
+
+    Attributes:
+        graph: the graph.
+        plan: what is quantised in it.
+        quality: damage on held-out text; None without such text.
+        drops: of the metrics on the user's examples.
+        findings: of held-out text.
+    """
+
+    graph: Graph
+    plan: QuantPlan
+    quality: Quality | None = None
+    drops: tuple[MetricDrop, ...] = ()
+    findings: Findings = field(default_factory=Findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Calibrated:
+    """A float graph, its ranges, and who judges what becomes of it; None without examples."""
+
+    graph: Graph
+    table: CalibrationTable
+    policy: QuantPolicy
+    evaluator: Evaluator | None
+
+    def unmeasured(self) -> _Form:
+        """Quantise all that is planned: there is no text to hold a budget to."""
+        graph = PassPipeline(self.table.passes(self.policy)).run(self.graph)
+        drops = () if self.evaluator is None else self.evaluator.drops(graph)
+        return _Form(graph=graph, plan=self.policy.plan(self.graph.model), drops=drops)
+
+    def fitted(
+        self,
+        held_out: CalibrationSet,
+        tokenize: Tokenize,
+        budget: Budget,
+        journal: Journal,
+        threads: int,
+    ) -> _Form:
+        """Quantise as much as the budget allows, measured on text the ranges do not come from."""
+        graph, table, policy = self.graph, self.table, self.policy
         findings = examine(graph, table, policy, held_out, tokenize, journal, threads)
         with journal.stage("measure the damage on held-out text"):
             fit = fit_budget(
@@ -117,25 +168,25 @@ def quantize(
                 budget,
                 output=graph.outputs[0].name,
                 policy=policy,
-                evaluator=evaluator,
+                evaluator=self.evaluator,
                 noises=findings.noises,
                 threads=threads,
             )
-        quantized, plan, quality, drops = fit.graph, fit.plan, fit.quality, fit.drops
-    journal.records += quantized.history[len(canonical.history) :]
-    for found in lint_qdq(quantized.model, weight_only=policy.weight_only):
-        journal.note(f"Q/DQ placement, {found.rule} at {found.node}: {found.reason}")
-    accuracy = None if examples is None else _accuracy(examples, drops, budget, journal)
-    token_text = encoder.tokenizer.id_to_token
-    return Quantized(
-        graph=quantized,
-        policy=policy,
-        plan=plan,
-        table=table,
-        edges=edges_of_plan(graph, plan, policy.scheme, table, findings, token_text),
-        quality=quality,
-        accuracy=accuracy,
-    )
+        return _Form(
+            graph=fit.graph, plan=fit.plan, quality=fit.quality, drops=fit.drops, findings=findings
+        )
+
+
+def _split(texts: CalibrationSet, budget: Budget) -> tuple[CalibrationSet, CalibrationSet | None]:
+    """Texts to calibrate with, and texts to measure with; None when there is but one text."""
+    if len(texts.texts) > 1:
+        return texts.split(_HELD_OUT)
+    if budget != Budget():
+        raise CalibrationError(
+            "accuracy budget: expected at least two texts, one to calibrate with and one to "
+            f"measure with, got {len(texts.texts)}"
+        )
+    return texts, None
 
 
 def _evaluator(
