@@ -75,6 +75,7 @@ def build(
     task: str = "auto",
     texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
     int8_embeddings: bool = False,
+    float_attention: bool = False,
     min_sqnr: float | None = None,
     min_cosine: float | None = None,
     evaluation: str | Path | EvaluationFile | None = None,
@@ -104,6 +105,7 @@ def build(
             drawn; a `CalibrationSet` is taken as it is; None takes the corpus that ships with
             fuselage.
         int8_embeddings: for int8 and int8-weight-only: large embedding tables are INT8 too.
+        float_attention: for the same and fp8: the linears around an attention stay float.
         min_sqnr: for int8, int8-weight-only and fp8: linears go back to float, the most harmful for
             its size first, until held-out text has this ratio of signal to noise, in decibel.
         min_cosine: the same with the least cosine of an answer to the float one.
@@ -144,6 +146,7 @@ def build(
         task=task,
         texts=texts,
         int8_embeddings=int8_embeddings,
+        float_attention=float_attention,
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
         evaluation=evaluation,

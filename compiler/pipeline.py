@@ -178,6 +178,11 @@ def _check_texts(request: Request, assignment: Assignment) -> None:
 
 
 def _check_embeddings(request: Request, assignment: Assignment) -> None:
+    if request.float_attention and not assignment.any_of(QUANTIZED):
+        raise BuildError(
+            f"--float-attention: precision {request.precision!r} leaves all linears in float; "
+            "leave it out, or ask for int8"
+        )
     if request.int8_embeddings and not assignment.any_of(INTEGER):
         raise BuildError(
             f"--int8-embeddings: precision {request.precision!r} keeps embedding tables in float; "

@@ -42,6 +42,7 @@ class Request:
             noise, in decibel; None for all in INT8.
         min_cosine: the same with the least cosine of an answer.
         int8_embeddings: whether embedding tables are INT8 too, for the INT8 precisions.
+        float_attention: whether the linears around an attention stay float, for the same and fp8.
         evaluation: examples with what the model should answer.
         max_drop: the same with the points of 100 that a metric may lose on them, by its name.
         weights: ``pretrained`` or ``random``.
@@ -66,6 +67,7 @@ class Request:
     min_sqnr: float | None = None
     min_cosine: float | None = None
     int8_embeddings: bool = False
+    float_attention: bool = False
     evaluation: EvaluationFile | None = field(default=None, repr=False)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -89,6 +91,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "task": request.task,
         "precision": request.precision,
         "int8_embeddings": request.int8_embeddings,
+        "float_attention": request.float_attention,
         "targets": list(targets),
         "shapes": list(request.shapes),
         "profiles": request.profiles,

@@ -69,7 +69,8 @@ def test_the_version_is_that_of_the_package() -> None:
 
 SIGNATURES = {
     "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
-    "int8_embeddings=False, min_sqnr=None, min_cosine=None, evaluation=None, max_drop=None, "
+    "int8_embeddings=False, float_attention=False, min_sqnr=None, min_cosine=None, "
+    "evaluation=None, max_drop=None, "
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
     "compute_capabilities=(), gpu_memory=None, threads=0, verify='final', require=(), costs=None, "
     "force=False)",

@@ -51,6 +51,13 @@ Int8Embeddings = Annotated[
         help="With int8 and int8-weight-only: keep large embedding tables in INT8 too.",
     ),
 ]
+FloatAttention = Annotated[
+    bool,
+    typer.Option(
+        "--float-attention",
+        help="With int8 and fp8: keep the linears around an attention in float.",
+    ),
+]
 MinSqnr = Annotated[
     float | None,
     typer.Option(

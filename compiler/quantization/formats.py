@@ -37,9 +37,17 @@ CAVEATS: Mapping[tuple[str, Precision], str] = {
 """What a target makes of a precision that its name does not say."""
 
 
-def policy_of(precision: Precision, *, embeddings: bool = False) -> QuantPolicy:
-    """The policy of a quantised precision; `embeddings` takes large tables too."""
-    return replace(_POLICIES[precision], embeddings=embeddings)
+def policy_of(
+    precision: Precision, *, embeddings: bool = False, float_attention: bool = False
+) -> QuantPolicy:
+    """The policy of a quantised precision.
+
+    Args:
+        precision: of the linears.
+        embeddings: large tables are quantised too.
+        float_attention: the linears around an attention are not.
+    """
+    return replace(_POLICIES[precision], embeddings=embeddings, projections=not float_attention)
 
 
 def ranges_of(

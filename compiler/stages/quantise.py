@@ -32,11 +32,13 @@ class QuantisedModel:
         product: the graph with Q/DQ, ``calibration.json``, and what the report says about both.
         precision: its format.
         embeddings: whether embedding tables are quantised too.
+        float_attention: whether the linears around an attention are not.
     """
 
     product: Product
     precision: Precision
     embeddings: bool
+    float_attention: bool
 
     @property
     def graph(self) -> KeptGraph:
@@ -63,7 +65,9 @@ class QuantisedModel:
         """The format as a policy."""
         from ..quantization.formats import policy_of
 
-        return policy_of(self.precision, embeddings=self.embeddings)
+        return policy_of(
+            self.precision, embeddings=self.embeddings, float_attention=self.float_attention
+        )
 
 
 def quantise(
@@ -94,7 +98,8 @@ def quantise(
     product = context.runner.run(key, "quantise", make)
     if CALIBRATION in product.files:
         context.writer.add(CALIBRATION, product.path(CALIBRATION).read_bytes())
-    return QuantisedModel(product, precision, context.request.int8_embeddings)
+    request = context.request
+    return QuantisedModel(product, precision, request.int8_embeddings, request.float_attention)
 
 
 def _fields(
@@ -105,6 +110,7 @@ def _fields(
         "graph": canonical.digest,
         "precision": precision,
         "int8_embeddings": recipe["int8_embeddings"],
+        "float_attention": recipe["float_attention"],
         "texts": recipe["texts"],
         "evaluation": recipe["evaluation"],
         "budget": recipe["budget"],
@@ -154,7 +160,11 @@ def _quantized(
         exported.spec,
         request.texts,
         journal,
-        policy=policy_of(precision, embeddings=request.int8_embeddings),
+        policy=policy_of(
+            precision,
+            embeddings=request.int8_embeddings,
+            float_attention=request.float_attention,
+        ),
         budget=Budget(
             min_sqnr_db=request.min_sqnr,
             min_cosine=request.min_cosine,

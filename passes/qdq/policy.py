@@ -16,9 +16,11 @@ import onnx_ir as ir
 from ...errors import PassError
 from ...graph.history import Refusal
 from .params import INT8, Scheme
+from .projections import attention_projections
 from .tables import Table, find_tables
 
 RULE = "insert-qdq"
+_PROJECTION = "the policy keeps the projections of attention in float"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -99,6 +101,8 @@ class QuantPolicy:
         scheme: format of the codes.
         weight_only: weights alone are quantised; products are computed in float.
         embeddings: large embedding tables are quantised as well, in INT8.
+        projections: the linears around an attention are quantised; without them the feed-forward
+            and other linears alone.
 
     Raises:
         PassError: when tables are asked for in another format.
@@ -109,6 +113,7 @@ class QuantPolicy:
     scheme: Scheme = INT8
     weight_only: bool = False
     embeddings: bool = False
+    projections: bool = True
 
     def __post_init__(self) -> None:
         if self.embeddings and self.scheme != INT8:
@@ -125,12 +130,14 @@ class QuantPolicy:
         """
         self._check_names(model.graph)
         rows = _text_axes(model.graph)
+        apart = frozenset() if self.projections else attention_projections(model.graph)
         linears: list[Linear] = []
         refusals: list[Refusal] = []
         for node in model.graph:
             if node.domain or node.op_type not in ("MatMul", "Gemm") or _is_quantized(node):
                 continue
-            verdict = self._examine(node, rows)
+            is_apart = node.outputs[0].name in apart
+            verdict = _PROJECTION if is_apart else self._examine(node, rows)
             if isinstance(verdict, Linear):
                 linears.append(verdict)
             else:
