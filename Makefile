@@ -66,9 +66,10 @@ families: $(VENV)/.installed  ## Export every family every way, fuse it, compare
 fuzz: $(VENV)/.installed  ## Damage a thousand models and see that optimize refuses or mends each
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/fuzz_optimize.py --seed $(SEED)
 
-gpu-check: $(VENV)/.installed-dev  ## On a machine with an NVIDIA GPU: run the tests that need it
-	@$(BIN)/fuselage doctor
-	@$(TEST) -m gpu
+# Not through the set-up: such a machine may have no network. PACKAGES is a folder of unpacked wheels.
+gpu-check:  ## On a machine with an NVIDIA GPU: test and measure, into benchmarks/results
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py \
+		$(if $(PACKAGES),--packages "$(PACKAGES)")
 
 lint: $(VENV)/.installed-dev  ## Check style and formatting
 	@$(BIN)/ruff check .

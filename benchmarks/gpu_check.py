@@ -1,0 +1,165 @@
+"""Everything that can be measured and checked on a machine with an NVIDIA GPU, in 8 minutes.
+
+    python benchmarks/gpu_check.py [--packages DIR] [--only PART ...] [--out DIR]
+    python benchmarks/gpu_check.py --cpu-smoke
+
+No network is needed: a checkout, numpy, and whatever of onnx-ir, onnxruntime-gpu, torch,
+cuda-bindings, tensorrt-rtx and tensorrt is installed or lies unpacked in DIR. Each part runs in a
+process of its own: one that crashes or hangs costs no other its figures, and one whose package is
+missing is skipped with the reason. Clocks and other settings of the card are read, never set.
+
+The executor's part needs no TensorRT: plans are pretended and launch kernels of ours, so streams,
+events, page-locked memory, CUDA graphs and lanes are real. --cpu-smoke runs every part's code with
+a fake GPU and tiny sizes; it says that the code runs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = {
+    "executor": "the TensorRT executor on real streams",
+    "suite": "the tests that need a GPU",
+    "floors": "launches, copies, products",
+    "ort": "ONNX Runtime on the canonical graph",
+    "flavours": "TensorRT packages on this GPU",
+    "baselines": "PyTorch on the same encoder",
+}
+"""In this order: the last ones give way when time is short."""
+
+_BUDGET = 460.0
+_LEAST = 20.0
+
+
+def main() -> int:
+    """Run the parts; 1 when one failed or there is no GPU, 0 when all ran or were skipped."""
+    arguments = _arguments()
+    if arguments.part:
+        return _run_part(arguments.part, smoke=arguments.cpu_smoke)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = _environment(Path(scratch), arguments.packages)
+        machine = _machine(environment)
+        if not machine["gpus"] and not arguments.cpu_smoke:
+            print("no NVIDIA GPU answers here, so nothing was measured; --cpu-smoke runs without")
+            return 1
+        parts = {
+            name: _child(name, arguments, environment, _BUDGET - (time.monotonic() - began))
+            for name in arguments.only or PARTS
+        }
+        content = {
+            "smoke": arguments.cpu_smoke,
+            "seconds": round(time.monotonic() - began, 1),
+            "machine": machine,
+            "clocks_after": _machine(environment)["clocks"],
+            "parts": parts,
+        }
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from gpu.results import markdown, write
+
+    if arguments.cpu_smoke and arguments.out is None:
+        print(markdown(content))
+    else:
+        for path in write(arguments.out or ROOT / "benchmarks/results", content):
+            print(path)
+    for name, part in parts.items():
+        print(f"{name:10} {part['status']:8} {part['seconds']:6.1f} s  {part.get('reason', '')}")
+    return int(any(part["status"] == "failed" for part in parts.values()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cpu-smoke", action="store_true", help="tiny sizes, fake GPU")
+    parser.add_argument("--packages", type=Path, help="folder with unpacked packages")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _environment(scratch: Path, packages: Path | None) -> dict[str, str]:
+    """Of the children: fuselage importable without being installed, and what was carried along."""
+    (scratch / "fuselage").symlink_to(ROOT, target_is_directory=True)
+    path = [str(scratch), str(ROOT / "benchmarks")]
+    path += [str(packages.resolve())] if packages else []
+    path += [item for item in [os.environ.get("PYTHONPATH")] if item]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _child(
+    name: str, arguments: argparse.Namespace, environment: dict[str, str], seconds: float
+) -> dict[str, Any]:
+    if seconds < _LEAST:
+        return {"status": "skipped", "reason": "no time is left", "seconds": 0.0}
+    print(f"-- {PARTS[name]}", flush=True)
+    command = [sys.executable, __file__, "--part", name]
+    command += ["--cpu-smoke"] if arguments.cpu_smoke else []
+    began = time.monotonic()
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
+        found: dict[str, Any] = {"status": "failed"}
+        try:
+            done = subprocess.run(
+                command,
+                env={**environment, "GPU_CHECK_FILE": file.name},
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=seconds,
+            )
+            text = file.read()
+            last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+            found["reason"] = f"exit code {done.returncode}, last words: {last}"
+            if text:
+                found = json.loads(text)
+        except subprocess.TimeoutExpired:
+            found["reason"] = f"still at work after {seconds:.0f} s"
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _run_part(name: str, *, smoke: bool) -> int:
+    """In the child: measure, and write what was found, skipped or wrong."""
+    try:
+        from gpu.part import REAL, SMOKE, SkipPartError
+
+        part = importlib.import_module(f"gpu.{name}")
+    except ImportError as error:
+        _write({"status": "skipped", "reason": f"{error.name} is not installed here"})
+        return 0
+    try:
+        findings = part.measure(SMOKE if smoke else REAL)
+    except SkipPartError as reason:
+        _write({"status": "skipped", "reason": str(reason)})
+        return 0
+    except Exception as error:
+        _write({"status": "failed", "reason": f"{type(error).__name__}: {error}"})
+        raise
+    _write({"status": "ran", **asdict(findings)})
+    return 0
+
+
+def _write(found: dict[str, Any]) -> None:
+    Path(os.environ["GPU_CHECK_FILE"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _machine(environment: dict[str, str]) -> dict[str, Any]:
+    code = "import json; from gpu.machine import machine; print(json.dumps(machine()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+if __name__ == "__main__":
+    sys.exit(main())
