@@ -106,6 +106,7 @@ def _request(recipe: Mapping[str, Any], inputs: Inputs, out: Path) -> Request:
         min_sqnr=recipe["budget"]["min_sqnr"],
         min_cosine=recipe["budget"]["min_cosine"],
         int8_embeddings=recipe["int8_embeddings"],
+        float_attention=recipe.get("float_attention", False),
         evaluation=inputs.evaluation,
         max_drop=recipe["budget"]["max_drop"],
         weights=recipe["weights"],
@@ -113,6 +114,7 @@ def _request(recipe: Mapping[str, Any], inputs: Inputs, out: Path) -> Request:
         shapes=tuple(recipe["shapes"]),
         profiles=recipe["profiles"],
         compute_capabilities=tuple(recipe["compute_capabilities"]),
+        gpu_memory=recipe.get("gpu_memory"),
         verify=recipe["verify"],
         costs=inputs.costs,
     )

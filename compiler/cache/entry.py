@@ -59,8 +59,8 @@ class Entry:
         try:
             text = path.read_text(encoding="ascii")
             return _parse(folder, StrictObject(json.loads(text), str(path)))
-        except FileNotFoundError:
-            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
         except (OSError, ValueError, RecursionError, BundleError) as error:
             raise DamagedEntryError(f"{path}: expected the entry of a stage: {error}") from error
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
+from ...engines.user_cache import FOLDER, cache_folder
 from ...errors import BuildError
 
-FOLDER, LIMIT = "FUSELAGE_CACHE", "FUSELAGE_CACHE_LIMIT"
-"""Environment variables."""
+__all__ = ["CALIBRATION", "DEFAULT_LIMIT", "FOLDER", "LIMIT", "cache_folder", "cache_limit"]
+
+LIMIT = "FUSELAGE_CACHE_LIMIT"
+"""Environment variable."""
 
 CALIBRATION = "calibration"
 """Folder of the statistics of calibration below the cache."""
@@ -18,26 +20,6 @@ DEFAULT_LIMIT = 10 * 10**9
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b?)", re.IGNORECASE)
-
-
-def cache_folder() -> Path | None:
-    """``$FUSELAGE_CACHE``, else ``fuselage`` below ``$XDG_CACHE_HOME``, else below ``~/.cache``.
-
-    A relative ``$XDG_CACHE_HOME`` does not count, as the XDG base directory specification says.
-
-    Returns:
-        The folder, there or not; None for a user without a home.
-    """
-    ours = os.environ.get(FOLDER)
-    if ours:
-        return Path(ours).expanduser().absolute()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if shared.is_absolute():
-        return shared / "fuselage"
-    try:
-        return Path.home() / ".cache" / "fuselage"
-    except RuntimeError:
-        return None
 
 
 def cache_limit() -> int:

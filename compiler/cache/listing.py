@@ -54,7 +54,7 @@ def last_changes(root: Path, model: str) -> list[dict[str, Any]]:
     """
     entries = []
     for item in items(root):
-        with contextlib.suppress(FileNotFoundError, DamagedEntryError, NotADirectoryError):
+        with contextlib.suppress(FileNotFoundError, DamagedEntryError):
             entries.append(Entry.read(item.path))
     entries = [entry for entry in entries if entry.key.model == model]
     entries.sort(key=lambda entry: entry.created)

@@ -101,9 +101,12 @@ class Store:
 
     def discard(self, key: StageKey, error: DamagedEntryError) -> None:
         """Remove an entry that is not sound, and say so."""
-        self.note(f"cache: {error}; it is removed, the stage runs again")
-        with contextlib.suppress(OSError):
+        try:
             remove(self._place(key))
+            done = "it is removed, "
+        except OSError:
+            done = ""
+        self.note(f"cache: {error}; {done}the stage runs again")
 
     def entries(self) -> Iterator[Entry]:
         """All entries that can be read."""

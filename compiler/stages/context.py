@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ class Context:
         """The key of a stage of this build."""
         if target:
             fields = {"target": target, **fields}
+        # As it will be read again, so that what differs is told in the same spelling.
+        fields = json.loads(json.dumps(fields))
         return StageKey(stage=stage, model=self.source.id, target=target, fields=fields)
 
 
