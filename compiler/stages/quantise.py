@@ -105,7 +105,7 @@ def quantise(
 def _fields(
     context: Context, exported: ExportedModel, canonical: KeptGraph, precision: Precision
 ) -> dict[str, Any]:
-    recipe = context.recipe
+    recipe, texts, evaluation = context.recipe, context.request.texts, context.request.evaluation
     return {
         "graph": canonical.digest,
         "precision": precision,
@@ -113,6 +113,11 @@ def _fields(
         "float_attention": recipe["float_attention"],
         "texts": recipe["texts"],
         "evaluation": recipe["evaluation"],
+        # Equal texts may stand in other files, with other rows beside them: the report says which.
+        "corpus": None
+        if texts is None
+        else [texts.source, texts.seen, texts.duplicates, texts.blank],
+        "examples": None if evaluation is None else evaluation.source,
         "budget": recipe["budget"],
         "text": exported.text_fields(),
         "cpu": list(host.cpu().flags),  # on other instructions sums come out otherwise
