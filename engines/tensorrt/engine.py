@@ -156,6 +156,8 @@ class TensorRtEngine(Engine):
         """Wait for the calls under way, then release everything; further calls do nothing."""
         self._pool.close()
         with self._closing:
+            if self._plan.compiled is not None:
+                self._plan.compiled.keep()
             with suppress(DeviceError), self._cuda.on_device(self._device):
                 self._resources.close()
             self._resources.close()  # a lost GPU cannot even be selected

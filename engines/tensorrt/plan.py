@@ -11,6 +11,7 @@ from .cuda import Cuda
 from .facts import BuildMachine, PlanFacts
 from .fit import differences, this_machine
 from .log import LogLines, make_logger
+from .runtime_cache import RuntimeCache
 
 _LOG_LINES = 200
 
@@ -38,6 +39,7 @@ class OpenPlan:
         logger: the ``ILogger`` behind the runtime.
         lines: what the library said, newest lines only.
         notes: what the user should know about this plan on this GPU.
+        compiled: kernels compiled at run time; None for a flavour that compiles none.
     """
 
     target: str
@@ -47,6 +49,7 @@ class OpenPlan:
     logger: Any
     lines: LogLines
     notes: tuple[str, ...]
+    compiled: RuntimeCache | None = None
 
     def create_context(self) -> Any:
         """A new ``IExecutionContext`` whose scratch memory the caller provides.
@@ -55,7 +58,8 @@ class OpenPlan:
             DeviceError: when TensorRT cannot, with its own messages.
         """
         strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self.engine.create_execution_context(strategy)
+        how = strategy if self.compiled is None else self.compiled.config
+        context = self.engine.create_execution_context(how)
         if context is None:
             raise DeviceError(
                 f"TensorRT cannot create an execution context: {self.lines.take_problems()}; "
@@ -95,6 +99,9 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
             f"{lines.take_problems()}; {_explain(differs)}; rebuild it here"
         )
     _check_tensors(trt, engine, facts)
+    compiled = RuntimeCache.of(trt, engine, plan, here)
+    if compiled is not None and compiled.note is not None:
+        notes += (compiled.note,)
     return OpenPlan(
         target=facts.target,
         trt=trt,
@@ -103,6 +110,7 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
         logger=logger,
         lines=lines,
         notes=notes,
+        compiled=compiled,
     )
 
 

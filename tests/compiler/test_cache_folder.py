@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fuselage.compiler.cache import folder as module
 from fuselage.compiler.cache.folder import cache_folder, cache_limit, parse_size
 from fuselage.compiler.cache.statistics import calibration_store
 from fuselage.compiler.cache.store import Store
@@ -49,7 +48,7 @@ def test_user_without_a_home_goes_without_a_store(monkeypatch):
 
     for name in ("FUSELAGE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module.Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
     assert Store.default() is None
     assert calibration_store(None) is None
 

@@ -40,6 +40,8 @@ CLASS_OF = {
     "query": "ITensor",
     "refitter": "Refitter",
     "runtime": "Runtime",
+    "runtime_cache": "IRuntimeCache",
+    "runtime_config": "IRuntimeConfig",
     "tensor": "ITensor",
 }
 """What a variable of this name holds, everywhere in the package."""
@@ -49,12 +51,15 @@ GUARDS = {
     "ComputeCapability": "ComputeCapability",
     "EngineInvalidityDiagnostics": "EngineInvalidityDiagnostics",
     "EngineValidity": "EngineValidity",
+    "IRuntimeCache": "create_runtime_cache",
     "causal_kind": "CausalMaskKind",
+    "create_runtime_cache": "create_runtime_cache",
     "get_engine_validity": "get_engine_validity",
     "is_stream_capturable": "is_stream_capturable",
     "key_value_lengths": "CausalMaskKind",
     "num_compute_capabilities": "ComputeCapability",
     "set_compute_capability": "ComputeCapability",
+    "set_runtime_cache": "create_runtime_cache",
 }
 """A name that not every version has -> the hasattr question its file must ask."""
 

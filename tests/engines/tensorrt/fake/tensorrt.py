@@ -17,6 +17,7 @@ import numpy as np
 
 from .cuda import FakeCuda
 from .model import PLAN, FakeModel, model_of
+from .runtime_cache import RuntimeConfig
 from .streams import MisuseError
 
 API: dict[str, dict[str, list[str]]] = json.loads(
@@ -106,11 +107,13 @@ class FakeTensorRt(SimpleNamespace):
 
     Attributes:
         faults: any of ``deserialize``, ``context``, ``profile``, ``shape``, ``infer``,
-            ``infer-raises``, ``address``, ``execute``, ``capture``: the steps that fail, with a
+            ``infer-raises``, ``address``, ``execute``, ``capture``, ``runtime-cache``,
+            ``serialize``: the steps that fail, with a
             line in the log.
         validity: what the RTX runtime says about a plan, and the reasons as bits.
         capturable: what an RTX context says about a stream.
         contexts: every context ever created.
+        compiled: kernels compiled at run time, not found in a cache.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class FakeTensorRt(SimpleNamespace):
         self.validity: tuple[EngineValidity, int] = (EngineValidity.VALID, 0)
         self.capturable = True
         self.contexts: list[Any] = []
+        self.compiled = 0
         self.Runtime = self.restrict(Runtime, "Runtime")
         self.Refitter = self.restrict(Refitter, "Refitter")
 
@@ -204,12 +208,17 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
         return 1024 * (profile + 1)
 
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Any:
+    def create_runtime_config(self) -> Any:
+        return self._trt.restrict(RuntimeConfig, "IRuntimeConfig")()
+
+    def create_execution_context(self, how: Any) -> Any:
+        strategy = getattr(how, "_strategy", how)
         if strategy is not ExecutionContextAllocationStrategy.USER_MANAGED:
             raise MisuseError("memory that TensorRT allocates itself is not bounded by us")
         if self._runtime._fails("context"):
             return None
-        context = self._trt.restrict(Context, "IExecutionContext")(self)
+        cache = getattr(how, "_runtime_cache", None)
+        context = self._trt.restrict(Context, "IExecutionContext")(self, cache)
         self._trt.contexts.append(context)
         return context
 
@@ -251,8 +260,9 @@ class Refitter:
 class Context:
     _trt: FakeTensorRt
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, runtime_cache: Any = None) -> None:
         self._engine = engine
+        self._runtime_cache = runtime_cache
         self._model: FakeModel = engine._model
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
@@ -325,6 +335,8 @@ class Context:
                 stream.broken = True
                 return False
             shapes = {name: self.get_tensor_shape(name) for name in self._tensors()}
+            if self._runtime_cache is not None:
+                self._runtime_cache._compile(f"{self._profile} {sorted(shapes.items())}")
             addresses = dict(self._addresses)
             stream.push(lambda: self._compute(shapes, addresses))
             return True
