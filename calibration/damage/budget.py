@@ -170,7 +170,7 @@ def _search(
     closest, kept = min(reversed(tried), key=lambda item: _excess(budget, item[0]))
     raise CalibrationError(
         f"accuracy budget: {budget.shortfall(closest.quality, closest.drops)} with {kept} of "
-        f"{len(noises)} linears left in float, the closest of {len(tried)} choices; calibrate on "
+        f"{len(noises)} linears left in float, the closest of {len(tried)} tried; calibrate on "
         "more text like yours, ask for less, or use fp16 or fp32"
     )
 

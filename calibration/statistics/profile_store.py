@@ -75,7 +75,7 @@ class ProfileStore:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 found = _read(file, key, names, batches)
             os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # what is no sound archive raises many unrelated types
             self.note(

@@ -187,7 +187,9 @@ def test_folder_that_cannot_be_written_costs_a_note_only(tmp_path, notes):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     store = ProfileStore(blocked / "store", note=notes.append)
+    assert store.load(KEY, NAMES, (2, 2)) is None
     assert not store.save(KEY, collected())
+    assert len(notes) == 1
     assert "cannot be kept" in notes[0]
 
 

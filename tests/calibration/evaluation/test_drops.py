@@ -101,7 +101,7 @@ def test_budget_that_cannot_be_met_names_the_closest_figure(graph, planted, held
     with pytest.raises(
         CalibrationError,
         match=r"accuracy budget: spearman drops by 0\.\d+ points \(100\.00 to 9\d\.\d+\), more "
-        r"than 0 with 1 of 2 linears left in float, the closest of 2 choices",
+        r"than 0 with 1 of 2 linears left in float, the closest of 2 tried",
     ):
         fit_budget(graph, planted, held, budget, output="embedding", evaluator=evaluator)
 
