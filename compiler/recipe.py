@@ -55,6 +55,7 @@ class Request:
         threads: CPU threads; 0 for all physical cores.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
         require: blocks that must be fused, such as ``attention=all``.
+        comparison: what was compared to choose the precision; empty when it was asked for.
         costs: table of ``fuselage tune``; None takes the one that ships.
     """
 
@@ -80,6 +81,7 @@ class Request:
     verify: str = "final"
     require: tuple[str, ...] = ()
     costs: Path | None = None
+    comparison: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -> Recipe:
@@ -92,6 +94,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "precision": request.precision,
         "int8_embeddings": request.int8_embeddings,
         "float_attention": request.float_attention,
+        "compared": [result["name"] for result in request.comparison],
         "targets": list(targets),
         "shapes": list(request.shapes),
         "profiles": request.profiles,

@@ -52,6 +52,7 @@ def make_report(
     precisions: Mapping[str, Precision],
     findings: Mapping[str, Finding],
     shapes: ShapePlan,
+    comparison: Sequence[Mapping[str, Any]],
     cache: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Assemble the report; all values are JSON."""
@@ -70,6 +71,7 @@ def make_report(
         "numbers": {"verify": verify, "not_checked": list(journal.not_checked)},
         "quantization": None if quantization is None else dict(quantization),
         "shapes": shapes.facts(),
+        "comparison": [dict(result) for result in comparison],
         "targets": {
             target: target_facts(artifact, precisions[target], findings[target].lost)
             for target, artifact in artifacts.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -12,6 +12,7 @@ import typer
 from ...calibration.evaluation.records import EvaluationFile, parse_columns
 from ...calibration.metrics.table import parse_max_drop
 from ...errors import CalibrationError
+from ..comparing.compare import compare_precisions as choose_precision
 from ..pipeline import Outcome, run_build
 from ..precision import ASKED
 from ..recipe import Request
@@ -46,6 +47,13 @@ def build(
         str, typer.Option(help=f"{', '.join(ASKED[:-1])} or {ASKED[-1]}.")
     ] = "auto",
     target: Targets = None,
+    compare_precisions: Annotated[
+        bool,
+        typer.Option(
+            "--compare-precisions",
+            help="Build fp16, int8 without and with attention, and fp8, and keep the fastest.",
+        ),
+    ] = False,
     task: Annotated[str, typer.Option(help="auto picks by the architecture.")] = "auto",
     text: Texts = None,
     text_column: TextColumns = None,
@@ -111,7 +119,8 @@ def build(
     )
     watch = Watch(quiet=quiet)
     try:
-        outcome = run_build(request, watch, force=force)
+        run = choose_precision if compare_precisions else run_build
+        outcome = run(request, watch, force=force)
     finally:
         watch.close()
     _show(request, outcome, quiet=quiet or as_json)
@@ -155,10 +164,30 @@ def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:
         say(_accuracy(item))
     if quiet:
         return
+    if report.get("comparison"):
+        print_table(*comparison_table(report["comparison"]))
     columns = ("target", "precision", "MB", "attention", "like PyTorch", "least cosine", "max |d|")
     rows = [_row(verdict, report) for verdict in report["verification"]["targets"]]
     name = f"{report['model']['id']} ({report['model']['weights']} weights) in {request.out}"
     print_table(name, columns, rows)
+
+
+def comparison_table(
+    results: Sequence[Mapping[str, Any]],
+) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+    """Title, columns and rows of the candidates of ``--compare-precisions``."""
+    rows: list[tuple[object, ...]] = [
+        (
+            f"{result['name']}{' (kept)' if result['chosen'] else ''}",
+            "-" if result["milliseconds"] is None else f"{result['milliseconds']:.3f}",
+            result["how"] or "not built",
+            "-" if "bytes" not in result else round(result["bytes"] / 1e6, 1),
+            "-" if "cosine_min" not in result else f"{result['cosine_min']:.6f}",
+            result["reason"] or "yes",
+        )
+        for result in results
+    ]
+    return "precisions", ("precision", "ms", "how", "MB", "least cosine", "like PyTorch"), rows
 
 
 def _row(verdict: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[object, ...]:

@@ -53,6 +53,7 @@ def run_stages(context: Context) -> dict[str, Any]:
         precisions=context.assignment.precisions,
         findings=findings,
         shapes=shapes,
+        comparison=context.request.comparison,
         cache=context.runner.ledger,
     )
     _commit(context, exported, quantised, built, shapes, report)
