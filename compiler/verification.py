@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +96,26 @@ def _request(recipe: Mapping[str, Any], inputs: Inputs, out: Path) -> Request:
     model = recipe["model"]
     is_demo = inputs.model is None and model["id"] == ALIASES[DEMO_ALIAS].hub_id
     is_named = inputs.model is None and not is_demo
+    # What the request and the recipe call by the same name is the same.
+    given = {"model", "texts", "evaluation", "costs"}
+    alike = {field.name for field in fields(Request)} & recipe.keys() - given
+    asked = {name: _as_asked(recipe[name]) for name in alike}
     return Request(
         model=inputs.model or (DEMO_ALIAS if is_demo else model["id"]),
         out=out,
-        precision=recipe["precision"],
-        targets=tuple(recipe["targets"]),
-        task=recipe["task"],
-        texts=inputs.texts,
-        min_sqnr=recipe["budget"]["min_sqnr"],
-        min_cosine=recipe["budget"]["min_cosine"],
-        int8_embeddings=recipe["int8_embeddings"],
-        float_attention=recipe.get("float_attention", False),
-        evaluation=inputs.evaluation,
-        max_drop=recipe["budget"]["max_drop"],
-        weights=recipe["weights"],
         revision=model["revision"] if is_named and recipe["weights"] == "pretrained" else None,
-        shapes=tuple(recipe["shapes"]),
-        profiles=recipe["profiles"],
-        compute_capabilities=tuple(recipe["compute_capabilities"]),
-        gpu_memory=recipe.get("gpu_memory"),
-        verify=recipe["verify"],
+        texts=inputs.texts,
+        evaluation=inputs.evaluation,
         costs=inputs.costs,
+        comparison=tuple({"name": name} for name in recipe.get("compared", ())),
+        **recipe["budget"],
+        **asked,
     )
+
+
+def _as_asked(value: Any) -> Any:
+    """A value of a recipe as a request holds it: lists were tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_input(option: str, noun: str, wanted: str | None, given: str | None) -> None:

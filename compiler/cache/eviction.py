@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...engines.folder_swap import WorkFolder, sweep
 from .entry import ENTRY
-from .folder import CALIBRATION
+from .folder import FILES
 from .lock import is_held
 
 _FRESH_SECONDS = 60.0
@@ -44,7 +44,7 @@ class Item:
 def items(root: Path) -> list[Item]:
     """Everything in a cache, most recently used first."""
     found = [item for folder in (root / "stages").glob("*/[!.]*") for item in _item(folder)]
-    for path in (root / CALIBRATION).glob("[!.]*.npz"):
+    for path in (path for name in FILES for path in (root / name).glob("[!.]*")):
         with contextlib.suppress(OSError):
             status = path.stat()
             found.append(Item(path=path, bytes=status.st_size, used=status.st_mtime))

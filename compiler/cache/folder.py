@@ -8,13 +8,25 @@ import re
 from ...engines.user_cache import FOLDER, cache_folder
 from ...errors import BuildError
 
-__all__ = ["CALIBRATION", "DEFAULT_LIMIT", "FOLDER", "LIMIT", "cache_folder", "cache_limit"]
+__all__ = [
+    "CALIBRATION",
+    "DEFAULT_LIMIT",
+    "FILES",
+    "FOLDER",
+    "LIMIT",
+    "cache_folder",
+    "cache_limit",
+    "parse_size",
+]
 
 LIMIT = "FUSELAGE_CACHE_LIMIT"
 """Environment variable."""
 
 CALIBRATION = "calibration"
 """Folder of the statistics of calibration below the cache."""
+
+FILES = (CALIBRATION, "tensorrt-kernels")
+"""Folders of single files: statistics, and what TensorRT-RTX compiled when engines ran."""
 
 DEFAULT_LIMIT = 10 * 10**9
 

@@ -10,8 +10,7 @@ from typing import Any
 from ..recipe import changes
 from .entry import DamagedEntryError, Entry
 from .eviction import Item, items
-
-_STATISTICS = "calibrate"
+from .folder import FILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class Row:
     """One product.
 
     Attributes:
-        stage: that made it; ``?`` when its entry cannot be read.
+        stage: that made it; the folder of a single file; ``?`` when its entry cannot be read.
         target: of an engine, else empty.
         model: id.
         bytes: on disk.
@@ -73,8 +72,8 @@ def last_changes(root: Path, model: str) -> list[dict[str, Any]]:
 
 def _row(item: Item) -> Row:
     stage, target, model, created = "?", "", "", item.used
-    if item.path.suffix == ".npz":
-        stage = _STATISTICS
+    if item.path.parent.name in FILES:
+        stage = item.path.parent.name
     else:
         with contextlib.suppress(FileNotFoundError, DamagedEntryError):
             entry = Entry.read(item.path)

@@ -129,7 +129,7 @@ def test_statistics_of_calibration_are_under_the_same_limit(store: Store, produc
         os.utime(path, (used, used))
     keep(store, key(), product)
     assert (old.exists(), new.exists()) == (False, True)
-    assert sorted(row.stage for row in listing(store.root)) == ["calibrate", "export"]
+    assert sorted(row.stage for row in listing(store.root)) == ["calibration", "export"]
 
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_the_note_comes_once(

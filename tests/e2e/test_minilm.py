@@ -27,7 +27,7 @@ from fuselage.passes.presets import lowering
 
 REPORT_KEYS = {
     "schema", "model", "stages", "fusion", "numbers", "quantization", "targets", "verification",
-    "latency", "notes", "environment",
+    "latency", "cache", "notes", "environment", "shapes", "comparison",
 }  # fmt: skip
 
 
