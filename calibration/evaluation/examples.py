@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,21 @@ class Examples:
     source: str
     digest: str
 
+    def notes(self) -> Iterator[str]:
+        """What makes figures on these examples say less than they seem to, one sentence each."""
+        count = len(self.inputs)
+        repeated = count - len(set(self.inputs))
+        if repeated > _MOST_REPEATED * count:
+            yield (
+                f"evaluation: {repeated} of {count} examples of {self.source} ask what another one "
+                "asks; each counts, so the intervals are narrower than they should be"
+            )
+        if self.form == "labels" and len(set(self.expected)) == 1:
+            yield (
+                f"evaluation: all {count} examples of {self.source} have the same label, which "
+                "says nothing about the others; give examples of every label"
+            )
+
 
 def make_examples(file: EvaluationFile, judged: Judged, metrics: Iterable[str] = ()) -> Examples:
     """Read rows as the model's task needs them.
@@ -99,6 +114,9 @@ def make_examples(file: EvaluationFile, judged: Judged, metrics: Iterable[str] =
         form=form, inputs=inputs, expected=expected, source=file.source, digest=file.digest
     )
 
+
+_MOST_REPEATED = 0.1
+"""Part of the examples; data sets hold some questions twice."""
 
 _FORMS: Mapping[Task, Form] = {
     "embedding": "scores",

@@ -112,4 +112,4 @@ def _outlier(outlier: Mapping[str, Any] | None) -> str | None:
 def _smoothing(edge: Edge) -> str | None:
     if edge["alpha"] is None:
         return None
-    return f"{edge['alpha']:g} {_PLACES.get(edge['transform'], 'norm')}"
+    return f"{edge['alpha']:.2f} {_PLACES.get(edge['transform'], 'norm')}"

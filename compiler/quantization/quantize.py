@@ -218,7 +218,7 @@ def _accuracy(
     accuracy = Accuracy(
         drops=drops, source=examples.source, digest=examples.digest, max_drop=budget.max_drop
     )
-    for line in accuracy.notes():
+    for line in (*examples.notes(), *accuracy.notes()):
         journal.note(line)
     return accuracy
 

@@ -44,7 +44,7 @@ def test_the_noisiest_ten_come_first(capsys: pytest.CaptureFixture[str]) -> None
     rows = [line for line in out.splitlines() if "[CLS]" in line]
     assert [row.split()[1] for row in rows] == [f"{n}.0" for n in range(13, 3, -1)]
     assert rows[0].split("│")[2:7] == [
-        "  0.013 ", "  1.23 ", " -24.8 [CLS] 856 ", " 0.9 norm  ", " 13.query, key "
+        "  0.013 ", "  1.23 ", " -24.8 [CLS] 856 ", " 0.90 norm ", " 13.query, key "
     ]  # fmt: skip
     assert "left in float" not in out
 

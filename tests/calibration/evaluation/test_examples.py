@@ -141,3 +141,13 @@ def test_tasks_that_no_metric_judges():
     several = Judged(task="sequence-classification", labels=("a", "b"), activation="sigmoid")
     with pytest.raises(CalibrationError, match="several labels of this model may hold at once"):
         make_examples(file(), several)
+
+
+def test_examples_that_say_little_are_pointed_out():
+    rows = [{"text": f"text {at}", "label": "good"} for at in range(10)]
+    (one_label,) = make_examples(file(*rows), MOODS).notes()
+    assert "all 10 examples of f.jsonl have the same label" in one_label
+    rows[0] = rows[0] | {"label": "bad"}
+    assert list(make_examples(file(*rows, rows[0]), MOODS).notes()) == []  # one in eleven
+    (repeated,) = make_examples(file(*rows, *rows[:5]), MOODS).notes()
+    assert "5 of 15 examples of f.jsonl ask what another one asks" in repeated
