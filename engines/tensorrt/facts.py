@@ -100,7 +100,7 @@ class PlanFacts:
             outputs=outputs,
             profile=profile,
             profiles=tuple(map(_profile, facts.get("profiles", ()))) or (profile,),
-            buckets=tuple(map(_whole, facts.get("buckets", ()))),
+            buckets=_buckets(facts.get("buckets", ())),
             activation_bytes=_bytes(facts.get("activation_bytes")),
             weight_bytes=_bytes(facts.get("weight_bytes")),
             built_on=_machine(facts.get("built_on")),
@@ -162,6 +162,13 @@ def _profile(axes: Mapping[str, list[int]]) -> ShapeProfile:
 def _range(sizes: list[int]) -> tuple[int, int, int]:
     low, best, high = map(_whole, sizes)
     return low, best, high
+
+
+def _buckets(entry: list[int]) -> tuple[int, ...]:
+    buckets = tuple(map(_whole, entry))
+    if list(buckets) != sorted(set(buckets)) or min(buckets, default=1) < 1:
+        raise ValueError(f"buckets: expected lengths in ascending order, got {list(buckets)!r:.40}")
+    return buckets
 
 
 def _bytes(value: Any) -> int | None:

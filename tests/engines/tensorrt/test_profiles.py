@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from fuselage.engines.tensorrt.facts import PlanFacts
 from fuselage.engines.tensorrt.profiles import add_profile
-from fuselage.errors import BuildError
+from fuselage.engines.text.batching import GPU_BUDGET, BatchLimits
+from fuselage.errors import BuildError, BundleError, FeedError
 from fuselage.graph.tensors import ShapeProfile, TensorSpec
 
 IDS = TensorSpec("ids", "int64", ("batch", 7))
@@ -37,6 +42,40 @@ def add(profile: Profile, *, index: int = 0, is_shape_tensor: bool = False) -> N
         inputs=(IDS,),
         shapes=ShapeProfile.parse("batch=1:2:3"),
     )
+
+
+@pytest.mark.parametrize("buckets", [[8, 4], [8, 8], [0, 8], [-8], [True], ["8"], 8, None])
+def test_buckets_that_would_cut_texts_are_no_facts_of_a_plan(
+    rtx: Any, tmp_path: Path, buckets: object
+) -> None:
+    rtx.content["buckets"] = [8, 16]
+    assert PlanFacts.read(rtx.folder(tmp_path) / "engine.json", "tensorrt-rtx").buckets == (8, 16)
+    rtx.content["buckets"] = buckets
+    with pytest.raises(BundleError, match="expected the facts of a TensorRT engine"):
+        PlanFacts.read(rtx.folder(tmp_path) / "engine.json", "tensorrt-rtx")
+
+
+def test_an_engine_tells_the_text_runtime_its_profiles_and_buckets(
+    rigs: ModuleType, fakes: ModuleType
+) -> None:
+    short = {"batch": [1, 2, 8], "sequence": [1, 8, 8]}
+    long = {"batch": [1, 2, 4], "sequence": [9, 16, 64]}
+    rig = rigs.Rig(fakes, "tensorrt_rtx-1.7.1.116", profiles=(short, long))
+    rig.content["profile"] = {"batch": [1, 2, 8], "sequence": [1, 16, 64]}
+    rig.content["buckets"] = [8, 24, 64]
+    whole = ShapeProfile({"batch": (1, 2, 8), "sequence": (1, 16, 64)})
+    with rig.open(lanes=1) as engine:
+        limits = BatchLimits.of(
+            engine.inputs[0], whole, profiles=engine.profiles, buckets=engine.buckets
+        )
+        for length, wanted in {1: 8, 8: 8, 9: 24, 24: 24, 25: 64, 64: 64}.items():
+            width = int(limits.widths(np.array([length]))[0])
+            assert width == wanted
+            rig.check(engine, limits.most_rows(width, GPU_BUDGET), width)
+        # A context for each profile from the start: nothing waits for a change of profile.
+        assert [context._profile for context in rig.trt.contexts] == [0, 1]
+        with pytest.raises(FeedError, match="no profile of the engine takes the sizes"):
+            engine.run(rig.feeds(5, 64))
 
 
 def test_ranges_reach_the_profile() -> None:
