@@ -156,7 +156,8 @@ def quantised(family: Family) -> Quantised:
         lowered = PassPipeline(passes).run(int8)
         with GraphSession(graph) as reference, GraphSession(int8) as candidate:
             batches = held_out.batches(_rows, graph.inputs)
-            quality = measure_quality(reference, candidate, batches, output=graph.outputs[0].name)
+            outputs = [graph.outputs[0].name]
+            quality = measure_quality(reference, candidate, batches, outputs=outputs)
         findings = [f"{found.rule}: {found.reason}" for found in lint_qdq(lowered.model)]
         return Quantised(
             graph=int8,

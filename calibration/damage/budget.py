@@ -97,7 +97,7 @@ def fit_budget(
     batches: Sequence[Batch],
     budget: Budget,
     *,
-    output: str,
+    outputs: Sequence[str],
     policy: QuantPolicy | None = None,
     evaluator: Evaluator | None = None,
     noises: Sequence[LinearNoise] = (),
@@ -111,7 +111,7 @@ def fit_budget(
         table: its ranges.
         batches: of texts that the ranges do not come from.
         budget: what is allowed.
-        output: name of the output that counts.
+        outputs: names of the outputs that count.
         policy: the one calibrated with.
         evaluator: asks the user's examples; needed for a budget with `max_drop`.
         noises: of all planned linears where they are known; measured when they are needed else.
@@ -126,9 +126,9 @@ def fit_budget(
     policy = policy or QuantPolicy()
 
     def measured(chosen: Sequence[LinearNoise]) -> Fit:
-        outputs = tuple(item.linear.output for item in chosen)
-        kept = replace(policy, keep_float=(*policy.keep_float, *outputs))
-        fit = _measure(graph, table, batches, output, kept, threads)
+        names = tuple(item.linear.output for item in chosen)
+        kept = replace(policy, keep_float=(*policy.keep_float, *names))
+        fit = _measure(graph, table, batches, outputs, kept, threads)
         if evaluator is None or budget.shortfall(fit.quality) is not None:
             return fit
         return replace(fit, drops=evaluator.drops(fit.graph))
@@ -140,7 +140,7 @@ def fit_budget(
         graph,
         table,
         batches,
-        output=output,
+        outputs=outputs,
         policy=policy,
         threads=threads,
         on_progress=on_progress,
@@ -223,7 +223,7 @@ def _measure(
     graph: Graph,
     table: CalibrationTable,
     batches: Sequence[Batch],
-    output: str,
+    outputs: Sequence[str],
     policy: QuantPolicy,
     threads: int,
 ) -> Fit:
@@ -232,7 +232,7 @@ def _measure(
         GraphSession(graph, threads=threads) as reference,
         GraphSession(quantized, threads=threads) as candidate,
     ):
-        quality = measure_quality(reference, candidate, batches, output=output)
+        quality = measure_quality(reference, candidate, batches, outputs=outputs)
     return Fit(graph=quantized, plan=policy.plan(graph.model), quality=quality)
 
 

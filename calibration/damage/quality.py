@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,12 +27,12 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """How close a candidate's output is to the reference's.
+    """How close a candidate's outputs are to the reference's.
 
     Attributes:
         texts: how many texts were compared.
         sqnr_db: signal-to-quantisation-noise ratio, ``10 log10(sum ref^2 / sum (ref - cand)^2)``,
-            in decibel; 24 dB is 6 % noise.
+            in decibel; 24 dB is 6 % noise. Of several outputs, the mean of their noise to signal.
         cosine_mean: mean cosine of the output vectors (the last axis).
         cosine_min: smallest cosine.
         worst: index of the text with the smallest cosine.
@@ -51,29 +51,34 @@ class Quality:
 
 
 def measure_quality(
-    reference: Runnable, candidate: Runnable, batches: Sequence[Batch], *, output: str
+    reference: Runnable, candidate: Runnable, batches: Sequence[Batch], *, outputs: Sequence[str]
 ) -> Quality:
-    """Run both on the same batches and compare one output.
+    """Run both on the same batches and compare their outputs.
 
     Args:
         reference: the float graph.
         candidate: the INT8 graph or engine.
         batches: from `CalibrationSet.batches`; without padding, so that every row counts.
-        output: name of the output, float ``[texts, ..., channels]``.
+        outputs: their names, at least one; each is float ``[texts, ..., channels]``.
 
     Raises:
         CalibrationError: when there are no batches, or an output has another shape or is not
             finite.
     """
-    found = [_compare(reference, candidate, batch, output) for batch in batches]
+    found = [
+        [_compare(expected, got, name, batch) for name in outputs]
+        for batch in batches
+        for expected, got in [(reference.run(batch.feeds), candidate.run(batch.feeds))]
+    ]
     if not found:
         raise CalibrationError("quality: expected at least one batch of texts, got none")
-    return _quality(np.concatenate([item.sums for item in found], axis=1), found)
+    sums = np.concatenate([np.stack([one.sums for one in of], axis=1) for of in found], axis=2)
+    return _quality(sums, [one for of in found for one in of])
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """One batch.
+    """One output of one batch.
 
     Attributes:
         sums: for each text its signal, noise, sum of cosines and number of vectors,
@@ -87,9 +92,10 @@ class _Compared:
     worst: int
 
 
-def _compare(reference: Runnable, candidate: Runnable, batch: Batch, output: str) -> _Compared:
-    expected = _rows(reference, batch, output)
-    got = _rows(candidate, batch, output)
+def _compare(
+    reference: Mapping[str, Array], candidate: Mapping[str, Array], output: str, batch: Batch
+) -> _Compared:
+    expected, got = _rows(reference, output, batch), _rows(candidate, output, batch)
     if expected.shape != got.shape:
         raise CalibrationError(
             f"output {output!r}: reference has shape {expected.shape}, candidate {got.shape}"
@@ -106,12 +112,13 @@ def _compare(reference: Runnable, candidate: Runnable, batch: Batch, output: str
 
 
 def _quality(sums: NDArray[np.float64], found: Sequence[_Compared]) -> Quality:
-    texts = sums.shape[1]
-    ratio, mean = _figures(sums.sum(axis=1))
+    """Of sums ``[4, outputs, texts]``."""
+    texts = sums.shape[2]
+    ratio, mean = _figures(sums.sum(axis=2))
     intervals: list[Interval | None] = [None, None]
     if texts > 1:
         draws = resamples(texts)
-        intervals = [interval(f) for f in _figures(np.stack([s[draws].sum(axis=1) for s in sums]))]
+        intervals = [interval(f) for f in _figures(_drawn(sums, draws))]
     least = min(found, key=lambda item: (item.least, item.worst))
     return Quality(
         texts=texts,
@@ -125,14 +132,19 @@ def _quality(sums: NDArray[np.float64], found: Sequence[_Compared]) -> Quality:
 
 
 def _figures(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """SQNR in decibel and mean cosine of sums ``[4, ...]``."""
+    """SQNR in decibel and mean cosine of sums ``[4, outputs, ...]``."""
     signal, noise, cosines, vectors = sums
-    return _decibel(signal, noise), cosines / vectors
+    return _decibel(signal, noise), cosines.sum(axis=0) / vectors.sum(axis=0)
 
 
-def _rows(runnable: Runnable, batch: Batch, output: str) -> NDArray[np.float64]:
+def _drawn(sums: NDArray[np.float64], draws: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Sums ``[4, outputs, draws]`` of texts that were drawn, without ever holding all of them."""
+    return np.stack([np.stack([one[draws].sum(axis=1) for one in of]) for of in sums])
+
+
+def _rows(answer: Mapping[str, Array], output: str, batch: Batch) -> NDArray[np.float64]:
     """Output as ``[texts, vectors, channels]`` in double precision."""
-    array = runnable.run(batch.feeds)[output].astype(np.float64)
+    array = answer[output].astype(np.float64)
     if not np.isfinite(array).all():
         raise CalibrationError(f"output {output!r}: expected finite values, got NaN or infinity")
     return array.reshape(len(batch.indices), -1, array.shape[-1])
@@ -148,7 +160,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def _decibel(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of signal and noise ``[outputs, ...]``."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.minimum(_PERFECT_DB, 10.0 * np.log10(signal / noise))
-    silent = np.where(signal == 0.0, -_PERFECT_DB, ratio)
-    return np.asarray(np.where(noise == 0.0, _PERFECT_DB, silent))
+        share = np.where(noise == 0.0, 0.0, noise / signal).mean(axis=0)
+        return np.asarray(np.clip(-10.0 * np.log10(share), -_PERFECT_DB, _PERFECT_DB))

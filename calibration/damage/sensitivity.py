@@ -25,13 +25,18 @@ TOKEN_RUNS = 16384
 _LEAST_TOKENS = 64
 
 
+_Answer = list[NDArray[np.float64]]
+"""Outputs of one batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearNoise:
     """What one linear alone does to the model's answer when it is INT8.
 
     Attributes:
         linear: the linear.
-        noise: energy of the answer's error over energy of the answer.
+        noise: energy of the answer's error over energy of the answer; of several outputs, their
+            mean.
     """
 
     linear: Linear
@@ -53,7 +58,7 @@ def linear_noises(
     table: CalibrationTable,
     batches: Sequence[Batch],
     *,
-    output: str,
+    outputs: Sequence[str],
     policy: QuantPolicy | None = None,
     threads: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -68,7 +73,7 @@ def linear_noises(
         graph: the float graph.
         table: its ranges.
         batches: of texts that the ranges do not come from, from the shortest to the longest.
-        output: name of the output that counts.
+        outputs: names of the outputs that count.
         policy: the one calibrated with.
         threads: CPU threads, 0 for all physical cores.
         on_progress: called with (linears done, linears in all).
@@ -82,9 +87,9 @@ def linear_noises(
     found = []
     switched = with_switch(graph, table, policy)
     with GraphSession(switched, threads=threads, packed=True) as session:
-        expected = list(_answers(session, chosen, output, -1))
+        expected = list(_answers(session, chosen, outputs, -1))
         for number, linear in enumerate(linears):
-            noise = _noise(expected, _answers(session, chosen, output, number))
+            noise = _noise(expected, _answers(session, chosen, outputs, number))
             found.append(LinearNoise(linear=linear, noise=noise))
             if on_progress is not None:
                 on_progress(number + 1, len(linears))
@@ -129,17 +134,17 @@ def _rows_of(batch: Batch, rows: list[int]) -> Batch:
 
 
 def _answers(
-    session: GraphSession, batches: Sequence[Batch], output: str, number: int
-) -> Iterator[NDArray[np.float64]]:
+    session: GraphSession, batches: Sequence[Batch], outputs: Sequence[str], number: int
+) -> Iterator[_Answer]:
     switch = {SWITCH: np.array(number, np.int64)}
     for batch in batches:
-        yield session.run(batch.feeds | switch, (output,))[output].astype(np.float64)
+        answer = session.run(batch.feeds | switch, outputs)
+        yield [answer[name].astype(np.float64) for name in outputs]
 
 
-def _noise(
-    expected: Sequence[NDArray[np.float64]], answers: Iterator[NDArray[np.float64]]
-) -> float:
-    pairs = zip(expected, answers, strict=True)
-    energy = sum(float(np.square(wanted).sum()) for wanted in expected)
-    error = sum(float(np.square(wanted - got).sum()) for wanted, got in pairs)
-    return error / energy if energy else error
+def _noise(expected: Sequence[_Answer], answers: Iterator[_Answer]) -> float:
+    energy, error = np.zeros((2, len(expected[0])))
+    for wanted, got in zip(expected, answers, strict=True):
+        energy += [np.square(one).sum() for one in wanted]
+        error += [np.square(one - other).sum() for one, other in zip(wanted, got, strict=True)]
+    return float((error / np.where(energy > 0, energy, 1.0)).mean())

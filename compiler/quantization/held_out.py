@@ -58,7 +58,7 @@ def examine(
             graph,
             table,
             held_out.batches(tokenize, graph.inputs),
-            output=graph.outputs[0].name,
+            outputs=[output.name for output in graph.outputs],
             policy=policy,
             threads=threads,
             on_progress=journal.listener.advanced,

@@ -166,7 +166,7 @@ class _Calibrated:
                 table,
                 held_out.batches(tokenize, graph.inputs),
                 budget,
-                output=graph.outputs[0].name,
+                outputs=[output.name for output in graph.outputs],
                 policy=policy,
                 evaluator=self.evaluator,
                 noises=findings.noises,

@@ -43,25 +43,25 @@ def names(chosen):
 
 
 def test_noises_of_single_linears_add_up_to_that_of_all(graph, table, held):
-    noises = linear_noises(graph, table, held, output="embedding")
+    noises = linear_noises(graph, table, held, outputs=["embedding"])
     assert [item.linear.node for item in noises] == ["node_hidden", "node_down"]
-    whole = fit_budget(graph, table, held, Budget(), output="embedding").quality
+    whole = fit_budget(graph, table, held, Budget(), outputs=["embedding"]).quality
     predicted = -10 * np.log10(sum(item.noise for item in noises))
     assert predicted == pytest.approx(whole.sqnr_db, abs=1.0)
 
 
 def test_without_a_budget_everything_is_int8(graph, table, held):
-    fit = fit_budget(graph, table, held, Budget(), output="embedding")
+    fit = fit_budget(graph, table, held, Budget(), outputs=["embedding"])
     assert len(fit.plan.linears) == 2
     assert fit.plan.refusals == ()
 
 
 def test_budget_leaves_the_most_harmful_linear_in_float_and_says_why(graph, table, held):
-    whole = fit_budget(graph, table, held, Budget(), output="embedding").quality
+    whole = fit_budget(graph, table, held, Budget(), outputs=["embedding"]).quality
     budget = Budget(min_sqnr_db=whole.sqnr_db + 1.5)
-    fit = fit_budget(graph, table, held, budget, output="embedding")
+    fit = fit_budget(graph, table, held, budget, outputs=["embedding"])
     assert fit.quality.sqnr_db >= whole.sqnr_db + 1.5
-    noises = linear_noises(graph, table, held, output="embedding")
+    noises = linear_noises(graph, table, held, outputs=["embedding"])
     worst = max(noises, key=lambda item: item.noise_per_mac)
     (refusal,) = fit.plan.refusals
     assert (refusal.rule, refusal.node) == ("accuracy-budget", worst.linear.node)
@@ -70,22 +70,22 @@ def test_budget_leaves_the_most_harmful_linear_in_float_and_says_why(graph, tabl
 
 
 def test_cosine_budget_is_met(graph, table, held):
-    whole = fit_budget(graph, table, held, Budget(), output="embedding").quality
+    whole = fit_budget(graph, table, held, Budget(), outputs=["embedding"]).quality
     target = 1 - (1 - whole.cosine_min) * 0.75
-    fit = fit_budget(graph, table, held, Budget(min_cosine=target), output="embedding")
+    fit = fit_budget(graph, table, held, Budget(min_cosine=target), outputs=["embedding"])
     assert fit.quality.cosine_min >= target
     assert len(fit.plan.linears) == 1
 
 
 def test_budget_that_no_choice_meets_is_an_error(graph, table, held):
     with pytest.raises(CalibrationError, match=r"accuracy budget: SQNR .* is below 140 dB with"):
-        fit_budget(graph, table, held, Budget(min_sqnr_db=140), output="embedding")
+        fit_budget(graph, table, held, Budget(min_sqnr_db=140), outputs=["embedding"])
 
 
 def test_progress_counts_the_linears(graph, table, held):
     seen = []
     linear_noises(
-        graph, table, held, output="embedding", on_progress=lambda *done: seen.append(done)
+        graph, table, held, outputs=["embedding"], on_progress=lambda *done: seen.append(done)
     )
     assert seen == [(1, 2), (2, 2)]
 

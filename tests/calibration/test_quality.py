@@ -26,7 +26,7 @@ def batches(*groups):
 def test_figures_by_hand():
     reference = Fixed([[3, 4], [1, 0], [0, 2]])
     candidate = Fixed([[3, 4], [1, 1], [0, 2]])
-    found = measure_quality(reference, candidate, batches((0, 2), (1,)), output="out")
+    found = measure_quality(reference, candidate, batches((0, 2), (1,)), outputs=["out"])
     assert found.texts == 3
     assert found.sqnr_db == pytest.approx(10 * np.log10(30 / 1))
     assert found.cosine_mean == pytest.approx((2 + np.sqrt(0.5)) / 3)
@@ -36,19 +36,37 @@ def test_figures_by_hand():
 
 def test_equal_outputs_and_zero_vectors():
     rows = [[0, 0], [1, 2]]
-    found = measure_quality(Fixed(rows), Fixed(rows), batches((0, 1)), output="out")
+    found = measure_quality(Fixed(rows), Fixed(rows), batches((0, 1)), outputs=["out"])
     assert found.sqnr_db == 150.0
     assert found.cosine_min == pytest.approx(1.0)
-    found = measure_quality(Fixed(rows), Fixed([[1, 0], [1, 2]]), batches((0, 1)), output="out")
+    found = measure_quality(Fixed(rows), Fixed([[1, 0], [1, 2]]), batches((0, 1)), outputs=["out"])
     assert found.cosine_min == 0.0
-    silent = measure_quality(Fixed([[0, 0]]), Fixed([[1, 0]]), batches((0,)), output="out")
+    silent = measure_quality(Fixed([[0, 0]]), Fixed([[1, 0]]), batches((0,)), outputs=["out"])
     assert silent.sqnr_db == -150.0
+
+
+def test_outputs_count_alike_whatever_their_size():
+    class Two(Fixed):
+        def run(self, feeds):
+            return super().run(feeds) | {"loud": 1000 * self.rows[feeds["index"]][:, ::-1] ** 2}
+
+    reference, candidate = Two([[3, 4], [1, 0], [0, 2]]), Two([[3, 4], [1, 1], [0, 2]])
+    groups = batches((0, 2), (1,))
+    shares = {}
+    for name in ("out", "loud"):
+        found = measure_quality(reference, candidate, groups, outputs=[name])
+        shares[name] = 10 ** (-found.sqnr_db / 10)
+    assert shares == pytest.approx({"out": 1 / 30, "loud": 1 / (9**2 + 16**2 + 1 + 4**2)})
+    both = measure_quality(reference, candidate, groups, outputs=["out", "loud"])
+    assert 10 ** (-both.sqnr_db / 10) == pytest.approx(sum(shares.values()) / 2)
+    assert both.cosine_mean == pytest.approx((4 + 2 * np.sqrt(0.5)) / 6)
+    assert (both.texts, both.worst) == (3, 1)
 
 
 def test_every_token_counts():
     reference = Fixed([[[1, 0], [1, 0]]])
     candidate = Fixed([[[1, 0], [0, 1]]])
-    found = measure_quality(reference, candidate, batches((0,)), output="out")
+    found = measure_quality(reference, candidate, batches((0,)), outputs=["out"])
     assert (found.cosine_mean, found.cosine_min) == (0.5, 0.0)
 
 
@@ -58,7 +76,7 @@ def test_intervals_hold_the_figures_and_narrow_with_more_texts():
     reference, candidate = Fixed(rows), Fixed(rows + 0.1 * rng.normal(size=rows.shape))
 
     def found(texts):
-        return measure_quality(reference, candidate, batches(tuple(range(texts))), output="out")
+        return measure_quality(reference, candidate, batches(tuple(range(texts))), outputs=["out"])
 
     few, many = found(20), found(400)
     for quality in (few, many):
@@ -76,12 +94,12 @@ def test_a_text_is_drawn_with_all_its_vectors():
     rows = np.array([[[1, 0]] * 3, [[0, 1]] * 3], np.float32)
     other = rows.copy()
     other[0] = [0, 1]
-    found = measure_quality(Fixed(rows), Fixed(other), batches((0, 1)), output="out")
+    found = measure_quality(Fixed(rows), Fixed(other), batches((0, 1)), outputs=["out"])
     assert (found.cosine_mean, found.cosine_interval) == (0.5, Interval(0.0, 1.0))
 
 
 def test_one_text_has_no_interval():
-    found = measure_quality(Fixed([[1, 2]]), Fixed([[1, 3]]), batches((0,)), output="out")
+    found = measure_quality(Fixed([[1, 2]]), Fixed([[1, 3]]), batches((0,)), outputs=["out"])
     assert (found.sqnr_interval, found.cosine_interval) == (None, None)
 
 
@@ -95,4 +113,4 @@ def test_one_text_has_no_interval():
 )
 def test_incomparable_outputs_are_refused(rows, groups, reason):
     with pytest.raises(CalibrationError, match=reason):
-        measure_quality(Fixed([[1.0, 2.0]]), Fixed(rows), batches(*groups), output="out")
+        measure_quality(Fixed([[1.0, 2.0]]), Fixed(rows), batches(*groups), outputs=["out"])

@@ -86,8 +86,8 @@ def test_calibrate_insert_and_lower_stays_close_to_float(graph, tokenize):
     lowered = Graph(LowerActivationsUint8()(quantized.clone().model).model)
     held = data(["hello there", "unseen words", "q"]).batches(tokenize, graph.inputs)
     with GraphSession(graph) as a, GraphSession(quantized) as b, GraphSession(lowered) as c:
-        signed = measure_quality(a, b, held, output="embedding")
-        unsigned = measure_quality(a, c, held, output="embedding")
+        signed = measure_quality(a, b, held, outputs=["embedding"])
+        unsigned = measure_quality(a, c, held, outputs=["embedding"])
     assert unsigned.sqnr_db == pytest.approx(signed.sqnr_db, abs=0.05)
     assert 25 < signed.sqnr_db < 60
     assert 0.99 < signed.cosine_min < 1.0
@@ -106,7 +106,7 @@ def test_constant_activations_calibrate(graph, tokenize):
     quantized = PassPipeline(table.passes()).run(graph)
     batches = data().batches(tokenize, graph.inputs)
     with GraphSession(graph) as a, GraphSession(quantized) as b:
-        assert measure_quality(a, b, batches, output="embedding").sqnr_db > 120
+        assert measure_quality(a, b, batches, outputs=["embedding"]).sqnr_db > 120
 
 
 def test_graph_without_linears_is_refused(graph, tokenize):
@@ -131,7 +131,7 @@ def quality(graph, tokenize, table):
     quantized = PassPipeline(table.passes()).run(graph)
     batches = data(["hello there", "unseen words", "q", "zebra"]).batches(tokenize, graph.inputs)
     with GraphSession(graph) as a, GraphSession(quantized) as b:
-        return measure_quality(a, b, batches, output="embedding")
+        return measure_quality(a, b, batches, outputs=["embedding"])
 
 
 MANY = [f"{word} {number}" for number in range(10) for word in TEXTS]

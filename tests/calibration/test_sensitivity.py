@@ -54,7 +54,7 @@ def test_switched_linear_answers_like_a_graph_in_which_it_alone_is_int8(
         assert got == pytest.approx(wanted, rel=relative)
         assert got > 1e-5
         noises.append(got)
-    found = linear_noises(graph, table, held, output="embedding")
+    found = linear_noises(graph, table, held, outputs=["embedding"])
     assert [item.linear for item in found] == list(linears)
     assert [item.noise for item in found] == pytest.approx(noises, rel=1e-3)
 
@@ -88,7 +88,7 @@ def test_weights_of_the_switched_graph_are_shared_and_codes_are_int8(graph, toke
 def test_kept_float_linears_have_no_switch(graph, tokenize, held):
     policy = QuantPolicy(keep_float=("node_hidden",))
     table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, policy=policy)
-    found = linear_noises(graph, table, held, output="embedding", policy=policy)
+    found = linear_noises(graph, table, held, outputs=["embedding"], policy=policy)
     assert [item.linear.node for item in found] == ["node_down"]
 
 
@@ -162,7 +162,7 @@ def test_every_form_of_a_linear_can_be_switched(tokenize, output):
     held = CalibrationSet.from_texts(HELD).batches(tokenize, graph.inputs)
     linears = QuantPolicy().plan(graph.model).linears
     assert [linear.output for linear in linears] == ["first", "second", "out", "flat"]
-    found = linear_noises(graph, table, held, output=output)
+    found = linear_noises(graph, table, held, outputs=[output])
     reaching = [item.noise > 1e-6 for item in found]
     assert reaching == [True, True, output == "out", output == "flat"]
     switched = with_switch(graph, table)
@@ -175,3 +175,15 @@ def test_every_form_of_a_linear_can_be_switched(tokenize, output):
     ]
     whole = noise([a for a, _ in pairs], [b[output] for _, b in pairs])
     assert both == pytest.approx(whole, rel=0.2)
+
+
+def test_noise_of_several_outputs_is_the_mean_of_each(tokenize):
+    graph = forms_graph()
+    table = calibrate(graph, CalibrationSet.from_texts(TEXTS), tokenize, method="absmax")
+    held = CalibrationSet.from_texts(HELD).batches(tokenize, graph.inputs)
+    alone = [
+        [item.noise for item in linear_noises(graph, table, held, outputs=[name])]
+        for name in ("out", "flat")
+    ]
+    both = [item.noise for item in linear_noises(graph, table, held, outputs=["out", "flat"])]
+    assert both == pytest.approx(np.mean(alone, axis=0).tolist(), rel=1e-9)
