@@ -21,7 +21,7 @@ from .statistics.extrema import TensorStatistics
 from .statistics.outlier import Outlier
 
 CALIBRATION_FILE = "calibration.json"
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class CalibrationTable:
             if found.smoothing is not None
         }
         transforms = {name: smoothing.transform for name, smoothing in smoothings.items()}
-        shifts = {smoothed_name(name): change.shift for name, change in transforms.items()}
-        insert = InsertQdq(self.params(policy.scheme), shifts, policy)
+        centres = {smoothed_name(name): change.centre for name, change in smoothings.items()}
+        insert = InsertQdq(self.params(policy.scheme), centres, policy)
         return (SmoothActivations(transforms, policy), insert) if transforms else (insert,)
 
     @classmethod
@@ -207,9 +207,11 @@ def _range(entry: Mapping[str, Any]) -> TensorRange:
         return TensorRange(amax, statistics, estimator, outlier=outlier)
     scale = np.array(entry["channel_scale"].split(), np.float32)
     steps = np.array(entry["channel_shift"].split(), np.int32)
-    if not scale.size == steps.size > 0:
-        raise ValueError(f"{scale.size} channel scales and {steps.size} shifts")
-    smoothing = Smoothing(alpha=float(entry["alpha"]), scale=scale, steps=steps, amax=amax)
+    mean = np.array(entry["channel_mean"].split(), np.float32)
+    if not scale.size == steps.size == mean.size > 0:
+        raise ValueError(f"{scale.size} channel scales, {steps.size} shifts and {mean.size} means")
+    alpha = float(entry["alpha"])
+    smoothing = Smoothing(alpha=alpha, scale=scale, steps=steps, amax=amax, mean=mean)
     return TensorRange(amax, statistics, estimator, smoothing, outlier)
 
 
@@ -235,4 +237,5 @@ def _smoothing_json(found: TensorRange) -> dict[str, Any]:
         "alpha": smoothing.alpha,
         "channel_scale": " ".join(map(str, smoothing.scale)),
         "channel_shift": " ".join(map(str, smoothing.steps)),
+        "channel_mean": " ".join(map(str, smoothing.mean)),
     }

@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...passes.qdq.linears import weight_of
+from ...passes.qdq.linears import has_bias, weight_of
 from ...passes.qdq.params import QMAX, QuantParams, dequantize, quantize, weight_params
 from ...passes.qdq.policy import QuantPlan
 from ...passes.qdq.sites import Site, find_site
 from ..statistics.histogram import Histogram
 from ..statistics.profile import TensorProfile
 from .estimators import ESTIMATORS, AbsoluteMaximum
-from .smoothing import Smoothing, smooth
+from .smoothing import Moments, Smoothing, loudness, smooth
 
 Floats = NDArray[np.float32]
 
@@ -35,17 +35,26 @@ class Edge:
         name: of the activation.
         site: what its producer can take over.
         weight: the weights of all its readers beside one another, float32 ``[K, N]``.
+        biased: whether all readers have a bias, so that a constant in their answers costs nothing.
     """
 
     name: str
     site: Site
     weight: Floats = field(repr=False)
+    biased: bool = True
 
-    def smoothing(self, low: Floats, high: Floats, alpha: float) -> Smoothing:
-        """Smooth for these extrema."""
-        largest = np.abs(self.weight).max(axis=1)
-        site = self.site
-        return smooth(low, high, largest, alpha, shift=site.shift, tied=site.tied)
+    def moments(self, profile: TensorProfile) -> Moments:
+        """Of what a profile saw."""
+        # A shift makes a bias where there is none.
+        centred = self.biased or self.site.shift != "none"
+        return Moments.of(profile.reservoir.rows, self.weight, centred=centred)
+
+    def smoothing(self, profile: TensorProfile, moments: Moments, alpha: float) -> Smoothing:
+        """Smooth for everything a profile saw."""
+        low, high, site = profile.low, profile.high, self.site
+        return smooth(
+            low, high, self.weight, alpha, shift=site.shift, moments=moments, tied=site.tied
+        )
 
 
 def edges_of(model: ir.Model, plan: QuantPlan) -> Iterator[Edge]:
@@ -55,7 +64,8 @@ def edges_of(model: ir.Model, plan: QuantPlan) -> Iterator[Edge]:
     for name in plan.activations:
         readers = [nodes[item.output] for item in plan.linears if item.activation == name]
         weight = np.concatenate([weight_of(reader) for reader in readers], axis=1)
-        yield Edge(name=name, site=find_site(values[name], readers), weight=weight)
+        site, biased = find_site(values[name], readers), all(map(has_bias, readers))
+        yield Edge(name=name, site=site, weight=weight, biased=biased)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +84,7 @@ class Choice:
 
     def apply(self, edge: Edge, profile: TensorProfile) -> Smoothing:
         """Smooth for everything a profile saw."""
-        whole = edge.smoothing(profile.low, profile.high, self.alpha)
+        whole = edge.smoothing(profile, edge.moments(profile), self.alpha)
         return whole if self.part == 1 else whole.clipped(self.part)
 
 
@@ -86,8 +96,9 @@ def choose(edge: Edge, profile: TensorProfile, held_out: Floats) -> Choice:
         profile: what it held on the texts that give ranges.
         held_out: rows of it from other texts, ``[rows, K]``.
     """
-    exact = held_out @ edge.weight
-    trials = {alpha: _Trial(edge, profile, held_out, exact, alpha) for alpha in ALPHAS}
+    exact, moments = held_out @ edge.weight, edge.moments(profile)
+    smoothings = {alpha: edge.smoothing(profile, moments, alpha) for alpha in ALPHAS}
+    trials = {alpha: _Trial(edge, whole, held_out, exact) for alpha, whole in smoothings.items()}
     errors = {alpha: trial.error(trial.whole) for alpha, trial in trials.items()}
     alpha = min(errors, key=errors.__getitem__)
     best, least = Choice(alpha=alpha), errors[alpha] * _CLIPPING_GAIN
@@ -101,15 +112,15 @@ def choose(edge: Edge, profile: TensorProfile, held_out: Floats) -> Choice:
 class _Trial:
     """One strength of smoothing, tried on rows."""
 
-    def __init__(
-        self, edge: Edge, profile: TensorProfile, rows: Floats, exact: Floats, alpha: float
-    ) -> None:
-        self.whole = edge.smoothing(profile.low, profile.high, alpha)
-        weight = edge.weight * self.whole.scale[:, None]
+    def __init__(self, edge: Edge, whole: Smoothing, rows: Floats, exact: Floats) -> None:
+        self.whole = whole
+        weight = edge.weight * whole.scale[:, None]
         along = weight_params(weight, 1)
         self._weight = dequantize(quantize(weight, along), along)
-        self._rows = rows / self.whole.scale
-        self._exact = exact
+        self._rows = rows / whole.scale
+        # The bias makes up for what rounded weights do to the mean.
+        self._wanted = exact + (whole.mean / whole.scale) @ (self._weight - weight)
+        self._energy = loudness(exact)
 
     def error(self, smoothing: Smoothing) -> float:
         """Mean over tokens of the error's energy over the answer's.
@@ -118,9 +129,8 @@ class _Trial:
         """
         shift = smoothing.transform.shift
         codes = _fake(self._rows - shift, smoothing.params)
-        noise = np.square((codes + shift) @ self._weight - self._exact).sum(axis=1)
-        energy = np.square(self._exact).sum(axis=1)
-        return float((noise / np.maximum(energy, 1e-6 * energy.mean() + 1e-30)).mean())
+        noise = np.square((codes + shift) @ self._weight - self._wanted).sum(axis=1)
+        return float((noise / self._energy).mean())
 
     def clips(self, rows: Floats) -> Iterator[tuple[str, float]]:
         """Parts of the range that estimators would keep, by the smoothed rows' histogram."""

@@ -38,9 +38,10 @@ class InsertQdq(Pass):
 
     Attributes:
         activations: how to quantise each activation, by tensor name; more than needed is fine.
-        shifts: ``z [channels]`` of activations that hold ``x / s - z``, by tensor name. Rounded
-            weights must not move what ``x = 0`` gives, so ``z @ (DQ(W) - W)`` goes into the bias;
-            without it MiniLM has noise of 3 dB instead of 24.
+        centres: ``c [channels]``, what activations hold on average, by tensor name. Rounded weights
+            must not move what that gives, so ``-c @ (DQ(W) - W)`` goes into the bias: without it
+            MiniLM, whose smoothed channels are shifted far from zero, has noise of 3 dB instead of
+            25, and 0.4 dB less when it is zero before the shift that is not moved.
         policy: which GEMMs and tables to take, and in which format.
 
     Raises:
@@ -53,7 +54,7 @@ class InsertQdq(Pass):
     min_opset: ClassVar[int] = 19  # float16 scales
     required: ClassVar[bool] = True
     activations: Mapping[str, QuantParams] = field(repr=False)
-    shifts: Mapping[str, NDArray[np.float32]] = field(repr=False, default_factory=dict)
+    centres: Mapping[str, NDArray[np.float32]] = field(repr=False, default_factory=dict)
     policy: QuantPolicy = field(default_factory=QuantPolicy)
 
     @property
@@ -68,7 +69,7 @@ class InsertQdq(Pass):
         if not self.policy.weight_only:
             self._check_ranges(plan)
         for linear in plan.linears:
-            inserter.weigh(linear, self.shifts.get(linear.activation))
+            inserter.weigh(linear, self.centres.get(linear.activation))
             if not self.policy.weight_only:
                 inserter.activate(linear, self.activations[linear.activation])
         for table in plan.tables:
@@ -107,15 +108,15 @@ class _Inserter:
         self._nodes = {node.outputs[0].name: node for node in graph}
         self._replaced: dict[ir.Value, None] = {}
 
-    def weigh(self, linear: Linear, shift: NDArray[np.float32] | None = None) -> None:
-        """Quantise the weight; `shift` is of the activation."""
+    def weigh(self, linear: Linear, centre: NDArray[np.float32] | None = None) -> None:
+        """Quantise the weight; `centre` is of the activation."""
         node = self._nodes[linear.output]
         operand = node.inputs[1]
         assert operand is not None
         found = constant_operand(operand)
         assert found is not None
-        if shift is not None and shift.any():
-            add_to_bias(self._graph, node, _zero_error(node, shift, self._policy.scheme))
+        if centre is not None and centre.any():
+            add_to_bias(self._graph, node, -_centre_error(node, centre, self._policy.scheme))
         weight = self._writer.matrix(found[0], node, axis=linear.axis, transposed=linear.transposed)
         node.replace_input_with(1, weight)
         self._replaced |= {operand: None, found[0]: None}
@@ -149,9 +150,11 @@ class _Inserter:
         drop_unread(self._graph, *self._replaced)
 
 
-def _zero_error(node: ir.Node, shift: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
-    """What rounding the weight does to the answer at the shifted zero, ``[N]``."""
+def _centre_error(
+    node: ir.Node, centre: NDArray[np.float32], scheme: Scheme
+) -> NDArray[np.float32]:
+    """What rounding the weight does to the answer at the centre, ``[N]``."""
     weight = weight_of(node)
     params = weight_params(weight, 1, scheme)
     error = dequantize(quantize(weight, params), params) - weight
-    return np.float32(node.attributes.get_float("alpha", 1.0)) * (shift @ error)
+    return np.float32(node.attributes.get_float("alpha", 1.0)) * (centre @ error)

@@ -26,6 +26,14 @@ def weight_of(gemm: ir.Node) -> Floats:
     return (array.T if turned else array).astype(np.float32, copy=False)
 
 
+def has_bias(gemm: ir.Node) -> bool:
+    """Whether a constant in the answer of a linear has a place to go."""
+    if gemm.op_type == "Gemm":
+        return len(gemm.inputs) > 2 and array_of(gemm.inputs[2]) is not None
+    add = sole_consumer(gemm.outputs[0], "Add")
+    return add is not None and _bias_operand(add, weight_of(gemm).shape[1]) is not None
+
+
 def scale_weight(
     graph: ir.Graph, gemm: ir.Node, *, rows: Floats | None = None, columns: Floats | None = None
 ) -> None:

@@ -42,7 +42,7 @@ def layers() -> Graph:
 def found(reach: float, channels: int, shift: str) -> TensorRange:
     rng = np.random.default_rng(channels)
     high = (reach * rng.uniform(0.5, 1, channels)).astype(np.float32)
-    change = smooth(-high / 3, high, np.ones(channels, np.float32), 0.9, shift=shift)
+    change = smooth(-high / 3, high, np.ones((channels, 1), np.float32), 0.9, shift=shift)
     return TensorRange(
         change.amax, TensorStatistics(count=1, minimum=-reach / 3, maximum=reach), smoothing=change
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_edges_hold_the_weights_of_all_their_readers(graph):
         ("normed", "norm", (32, 48)),
         ("active", "explicit", (48, 32)),
     ]
+    assert not any(item.biased for item in found)
+
+
+def test_a_mean_is_kept_where_a_bias_or_a_shift_takes_it(rng):
+    rows = rng.uniform(1, 2, (200, 32)).astype(np.float32)
+    for shift, biased, kept in (("none", True, True), ("none", False, False), ("channel", 0, True)):
+        reader = replace(edge(rng.normal(size=(32, 16)), shift), biased=bool(biased))
+        seen = profile(rows)
+        moments = reader.moments(seen)
+        mean = moments.mean
+        assert reader.smoothing(seen, moments, 0.9).mean is mean
+        assert mean.all() if kept else not mean.any()
 
 
 def test_nothing_is_clipped_where_it_does_not_help(rng):
@@ -53,7 +67,8 @@ def test_an_outlier_that_no_other_text_has_is_clipped(rng):
 @pytest.mark.parametrize("shift", ["none", "channel", "uniform"])
 def test_clipping_keeps_the_near_end_and_whole_steps(rng, shift):
     rows = np.abs(rng.normal(size=(300, 8))).astype(np.float32) - np.float32(0.1)
-    whole = edge(rng.normal(size=(8, 4)), shift).smoothing(rows.min(0), rows.max(0), 1.0)
+    reader, seen = edge(rng.normal(size=(8, 4)), shift), profile(rows)
+    whole = reader.smoothing(seen, reader.moments(seen), 1.0)
     half = whole.clipped(0.5)
     assert half.amax == pytest.approx(whole.amax / 2)
     np.testing.assert_array_equal(half.scale, whole.scale)

@@ -35,7 +35,7 @@ def test_round_trip_is_exact(table, tmp_path):
 
 def test_json_names_method_digests_and_ranges(table):
     data = json.loads(table.to_json())
-    assert data["schema"] == 3
+    assert data["schema"] == 4
     assert (data["method"], data["texts"], data["tokens"]) == ("absmax", 3, 17)
     assert data["ranges"]["b"] == {
         "amax": 0.0, "estimator": "absmax", "count": 10, "minimum": 0.0, "maximum": 0.0
@@ -70,8 +70,8 @@ def test_range_that_is_not_finite_is_named(table):
     [
         ("{", "not a calibration table"),
         ("[]", "not a calibration table"),
-        ('{"schema": 3}', "KeyError: 'method'"),
-        ('{"schema": 9}', "expected schema 3, got 9; calibrate again"),
+        ('{"schema": 4}', "KeyError: 'method'"),
+        ('{"schema": 9}', "expected schema 4, got 9; calibrate again"),
     ],
 )
 def test_foreign_files_are_refused(tmp_path, text, reason):

@@ -6,7 +6,7 @@ import pytest
 
 from fuselage.errors import CalibrationError, PassError
 from fuselage.passes.qdq.insert import InsertQdq
-from fuselage.passes.qdq.linears import weight_of
+from fuselage.passes.qdq.linears import has_bias, weight_of
 from fuselage.passes.qdq.params import QuantParams
 from fuselage.passes.qdq.sites import find_site
 from fuselage.passes.qdq.smooth import SmoothActivations, smoothed_name
@@ -201,23 +201,25 @@ def test_shared_weight_of_another_node_is_left_alone(parse, run):
     check_same(model, run, {"a": transform(32, "none")})
 
 
-def test_rounded_weights_do_not_move_the_zero(parse, run):
-    """With a shift, the answer at x = 0 is that of the float graph up to the bias's rounding."""
+def test_rounded_weights_do_not_move_the_mean(parse, run):
+    """The answer at the mean of x is that of the float graph up to the rounding of x itself."""
     constants = arrays(w=(32, 24))
     model = parse(
-        HEAD + "g (float[m, s, 32] x) => (float[m, s, 24] y) { a = Gelu(x) y = MatMul(a, w) }",
+        HEAD + "g (float[m, s, 32] x) => (float[m, s, 24] y) { a = Relu(x) y = MatMul(a, w) }",
         constants,
     )
-    params = QuantParams.symmetric(12.7)
-    change = ChannelTransform(np.ones(32, np.float32), np.full(32, 90, np.float32) * params.scale)
+    step = np.float32(0.1)
+    params, mean = QuantParams.symmetric(12.7), step * np.arange(32, dtype=np.float32)
+    change = ChannelTransform(np.ones(32, np.float32), np.full(32, 90, np.float32) * step)
     SmoothActivations({"a": change})(model)
     plain = model.clone()
     ranges = {smoothed_name("a"): params}
-    InsertQdq(ranges, {smoothed_name("a"): change.shift})(model)
+    InsertQdq(ranges, {smoothed_name("a"): mean - change.shift})(model)
     InsertQdq(ranges)(plain)
-    zero = {"x": np.zeros((1, 1, 32), np.float32)}
-    assert np.abs(run(model, zero)[0]).max() < 1e-4
-    assert np.abs(run(plain, zero)[0]).max() > 1e-2
+    feeds = {"x": mean.reshape(1, 1, -1)}
+    wanted = mean @ constants["w"]
+    assert np.abs(run(model, feeds)[0] - wanted).max() < 1e-4
+    assert np.abs(run(plain, feeds)[0] - wanted).max() > 1e-2
 
 
 def test_wrong_number_of_channels_is_refused(block):
@@ -254,3 +256,22 @@ def test_weight_behind_a_transpose_is_read_as_k_by_n(parse, run):
     check_same(model, run, {"a": transform(32, "none")})
     assert "Transpose" not in ops(model)
     assert isinstance(model, ir.Model)
+
+
+@pytest.mark.parametrize(
+    ("body", "biased"),
+    [
+        ("y = MatMul(x, w)", False),
+        ("p = MatMul(x, w) y = Add(p, b)", True),
+        ("p = MatMul(x, w) y = Add(b, p)", True),
+        ("p = MatMul(x, w) y = Add(p, x)", False),
+        ("y = Gemm(x, w, b)", True),
+        ("y = Gemm(x, w)", False),
+    ],
+)
+def test_a_bias_is_found_in_every_form(parse, body, biased):
+    model = parse(
+        HEAD + f"g (float[m, 32] x) => (float[m, 32] y) {{ {body} }}", arrays(w=(32, 32), b=(32,))
+    )
+    gemm = next(node for node in model.graph if node.op_type in ("MatMul", "Gemm"))
+    assert has_bias(gemm) == biased
