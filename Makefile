@@ -63,8 +63,9 @@ test-all: $(VENV)/.installed-dev  ## Run the slow tests too
 families: $(VENV)/.installed  ## Export every family every way, fuse it, compare it; write docs/families.md
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/family_coverage.py --markdown docs/families.md
 
-fuzz: $(VENV)/.installed  ## Damage a thousand models and see that optimize refuses or mends each
+fuzz: $(VENV)/.installed  ## Damage models and bundles by the thousand: each is mended, or refused
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/fuzz_optimize.py --seed $(SEED)
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/fuzz_loader.py --seed $(SEED)
 
 # Not through the set-up: such a machine may have no network. PACKAGES is a folder of unpacked wheels.
 gpu-check:  ## On a machine with an NVIDIA GPU: test and measure, into benchmarks/results

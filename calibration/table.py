@@ -23,6 +23,9 @@ from .statistics.outlier import Outlier
 CALIBRATION_FILE = "calibration.json"
 SCHEMA = 4
 
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What reading a text of another form ends in."""
+
 
 @dataclass(frozen=True)
 class TensorRange:
@@ -171,7 +174,7 @@ class CalibrationTable:
                 data_digest=str(data["data_digest"]),
                 ranges={name: _range(entry) for name, entry in data["ranges"].items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _FAULTS as error:
             raise CalibrationError(
                 f"{origin}: not a calibration table ({type(error).__name__}: {error}); "
                 "calibrate again"

@@ -30,12 +30,20 @@ SCHEMA = 1
 
 
 def read_report(bundle: Bundle) -> dict[str, Any]:
-    """The content of a bundle's ``report.json``."""
+    """The content of a bundle's ``report.json``.
+
+    Raises:
+        BundleError: when the bundle has none, or it is damaged.
+    """
     path = bundle.path(REPORT)
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected JSON, got {error}; build the bundle again") from error
+    if not isinstance(content, dict):
+        raise BundleError(
+            f"{path}: expected a JSON object, got {type(content).__name__}; build the bundle again"
+        )
     return content
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import BundleError
 from .base import ENGINE_FACTS
 from .manifest import MANIFEST, Manifest, ModelId, TargetEntry
+from .plain_file import plain_file
 from .targets import TARGETS
 
 _UNKNOWN = "unknown"
@@ -54,8 +55,11 @@ def _targets(root: Path) -> dict[str, TargetEntry]:
     found: dict[str, TargetEntry] = {}
     for facts in sorted(root.glob(f"*/{ENGINE_FACTS}")):
         try:
+            plain_file(root, facts)
             target = json.loads(facts.read_bytes())["target"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not isinstance(target, str):
+                raise TypeError(f"target {target!r:.40}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{facts}: not the facts of an engine ({error!r})") from error
         if target in TARGETS:
             found[target] = TargetEntry(precision=_UNKNOWN, folder=facts.parent.name, versions={})

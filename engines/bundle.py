@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from .bundle_writer import BundleWriter
 from .choice import FallbackWarning, PassedOver, asked_order, base_target, best_fit, preferred
 from .manifest import MANIFEST, FileEntry, Manifest, check_name
 from .mismatch import Mismatch
+from .plain_file import check_inside, plain_file
 from .targets import TARGETS, backend
 
 __all__ = ["SOURCE", "Bundle", "BundleWriter", "FallbackWarning"]
@@ -266,6 +266,8 @@ class Bundle:
         """Hash a file at the top, or all files of a folder, once."""
         if unit in self._sound:
             return
+        if not self.checked:
+            check_inside(self.root, self.root / unit)
         for name, entry in self.manifest.files.items():
             if name == unit or name.startswith(f"{unit}/"):
                 _check_size(self.root, name, entry)
@@ -299,7 +301,7 @@ def _blocker(name: str) -> str | None:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     try:
-        if path.stat().st_size > _MANIFEST_BYTES:
+        if plain_file(root, path).st_size > _MANIFEST_BYTES:
             raise BundleError(f"{path}: larger than {_MANIFEST_BYTES:,} bytes; not a manifest")
         text = path.read_bytes().decode("ascii")
     except OSError as error:
@@ -312,15 +314,13 @@ def _read_manifest(root: Path) -> Manifest:
 def _check_size(root: Path, name: str, entry: FileEntry) -> None:
     path = root / name
     try:
-        found = path.stat()
+        found = plain_file(root, path)
     except OSError as error:
         raise BundleError(
             f"{path}: the manifest lists it, but it is missing ({error.strerror}); "
             "copy or build the bundle again"
         ) from error
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"{path}: is a link out of the bundle; do not use this bundle")
-    if not stat.S_ISREG(found.st_mode) or found.st_size != entry.bytes:
+    if found.st_size != entry.bytes:
         raise BundleError(
             f"{path}: expected a file of {entry.bytes:,} bytes, found {found.st_size:,}; "
             "it is truncated or damaged, copy or build the bundle again"

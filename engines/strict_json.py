@@ -26,7 +26,7 @@ def canonical_json(value: Any) -> str:
     """
     try:
         return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"expected values JSON can hold: {error}") from error
 
 

@@ -49,9 +49,17 @@ _PROBE_SIZE = 3
 """Size of every dynamic axis in the feed that compares saved and source session."""
 
 _FILE_FAULTS = frozenset(
-    {"NoSuchFile", "InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel", "Fail"}
+    {
+        "NoSuchFile",
+        "InvalidProtobuf",
+        "InvalidGraph",
+        "InvalidArgument",
+        "NoModel",
+        "Fail",
+        "UnicodeDecodeError",  # a name in it is no text
+    }
 )
-"""ONNX Runtime statuses that mean the files are at fault, not the machine."""
+"""Errors of ONNX Runtime that mean the files are at fault, not the machine."""
 
 
 class OrtBackend:

@@ -66,12 +66,15 @@ def read_facts(folder: Path, target: str) -> dict[str, Any]:
     path = folder / ENGINE_FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        _ = facts["package_version"], facts["cpu"]["arch"], facts["cpu"]["flags"]
+        cpu = facts["cpu"]
+        texts = (facts["package_version"], cpu["arch"], *cpu["flags"])
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a version, an architecture or a flag that is no text")
     except OSError as error:
         raise BundleError(
             f"{path}: cannot be read ({error.strerror}); build the bundle again"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{path}: expected the facts of an ONNX Runtime engine, got {error!r}; "
             "build the bundle again"

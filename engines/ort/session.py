@@ -114,6 +114,7 @@ def open_session(model: str, options: Any, provider: Provider, *, optimize: bool
         options,
         providers=providers,
         disabled_optimizers=list(DISABLED_OPTIMIZERS) if optimize else None,
+        enable_fallback=0,  # it prints, and opens the model again as before
     )
     if provider.name not in session.get_providers():
         raise DeviceError(

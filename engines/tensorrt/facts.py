@@ -12,6 +12,9 @@ from typing import Any
 from ...errors import BundleError, FeedError
 from ...graph.tensors import ShapeProfile, TensorSpec
 
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, FeedError)
+"""What reading a text of another form ends in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildMachine:
@@ -73,7 +76,7 @@ class PlanFacts:
             facts = cls.parse(json.loads(path.read_bytes()))
         except OSError as error:
             raise BundleError(f"{path}: cannot be read ({error.strerror}); rebuild") from error
-        except (ValueError, KeyError, TypeError, AttributeError, FeedError) as error:
+        except _FAULTS as error:
             raise BundleError(
                 f"{path}: expected the facts of a TensorRT engine, got something else "
                 f"({type(error).__name__}: {error}); rebuild the bundle"

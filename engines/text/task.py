@@ -141,7 +141,7 @@ class TaskSpec:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path}: expected a readable JSON file, got: {error}") from error
         if not isinstance(values, dict):
             raise BundleError(f"{path}: expected a JSON object, got {type(values).__name__}")
@@ -176,15 +176,18 @@ def activation_of(problem_type: str | None, labels: int) -> Activation:
     return "softmax"
 
 
+_TOO_LARGE = 1 << 31
+"""No sequence, vector or vocabulary is as large; a tokenizer counts no further than twice it."""
+
 Check = tuple[Callable[[Any], bool], str]
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value < _TOO_LARGE
 
 
 def _is_id(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < _TOO_LARGE
 
 
 def _is_optional_id(value: object) -> bool:
