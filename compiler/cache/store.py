@@ -55,6 +55,8 @@ class Store:
 
     def locked(self, key: StageKey) -> AbstractContextManager[None]:
         """Keep everybody else from making the same product meanwhile."""
+        with contextlib.suppress(OSError):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.root / LOCKS / f"{key.stage}-{key.digest}.lock"
         return key_lock(
             path, lambda: self.note(f"{key.title}: another build makes the same; waiting for it")
@@ -118,6 +120,7 @@ class Store:
         return self.root / STAGES / key.stage / key.digest
 
     def _prepare(self, folder: Path) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self.root / _TAG).exists():
             (self.root / _TAG).write_text(_SIGNATURE, encoding="ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _fields(lowered: LoweredGraph, config: BuildConfig) -> dict[str, Any]:
 def _machine(target: str) -> dict[str, Any]:
     """What an engine is tuned for; nothing for one that is compiled ahead of time."""
     if target == "tensorrt-rtx":
-        return {}
+        return {"arch": host.cpu().arch, "system": sys.platform}
     if target == "ort-cpu":
         here = host.cpu()
         return {"cpu": here.model, "flags": list(here.flags), "cores": here.physical_cores}

@@ -95,7 +95,7 @@ def export_model(context: Context) -> ExportedModel:
         product=product,
         spec=TaskSpec.from_dict(product.facts["task"]),
         outputs=tuple(TensorSpec(o["name"], o["dtype"], tuple(o["dims"])) for o in outputs),
-        reference=references[0] if references else None,
+        reference=references.pop() if references else None,
     )
 
 

@@ -64,6 +64,7 @@ def test_two_processes_at_once_make_one_build(drive: Drive, tmp_path: Path) -> N
     assert list((tmp_path / "cache" / "locks").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_the_old_bundle_the_new_one_or_none(drive: Drive, tmp_path: Path) -> None:
     trials = drive("kill")["kills"]
     last = trials.pop()

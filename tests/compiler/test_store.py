@@ -62,6 +62,7 @@ def test_what_was_kept_is_found_again_with_its_key_in_clear(
     assert written["key"] == {"task": "auto"}
     assert written["files"]["engine.plan"]["bytes"] == 40
     assert [path.name for path in entry.folder.parent.iterdir()] == [key().digest]
+    assert {path.stat().st_mode & 0o777 for path in (store.root, entry.folder.parent)} == {0o700}
     assert notes == []
 
 
