@@ -37,7 +37,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .calibration.evaluation.records import EvaluationFile
     from .calibration.text.data import CalibrationSet
-    from .engines.base import Engine
+    from .engines.base import Engine, ExecutorOptions
     from .engines.bundle import Bundle
     from .engines.text.runtime import TextRuntime
     from .engines.text.texts import Text
@@ -176,6 +176,7 @@ def load(
     target: str | None = None,
     fallback: Sequence[str] = (),
     threads: int = 0,
+    executor: ExecutorOptions | None = None,
     trust: bool = False,
 ) -> Engine:
     """Open an engine of a bundle.
@@ -187,6 +188,8 @@ def load(
         fallback: targets to try next, in this order. Taking one gives a `FallbackWarning`, and
             ``engine.notes`` and ``engine.passed_over`` say why the ones before it do not run.
         threads: CPU threads; 0 for all physical cores allowed to this process.
+        executor: lanes, CUDA graphs and buckets of a TensorRT engine, an `ExecutorOptions` of
+            `fuselage.engines.base`; None for the defaults.
         trust: open engines without a manifest; a TensorRT plan is code.
 
     Raises:
@@ -196,7 +199,8 @@ def load(
     """
     from .engines.bundle import Bundle
 
-    return Bundle.open(path, trust=trust).engine(target, fallback=fallback, threads=threads)
+    bundle = Bundle.open(path, trust=trust)
+    return bundle.engine(target, fallback=fallback, threads=threads, executor=executor)
 
 
 def pipeline(
@@ -205,6 +209,7 @@ def pipeline(
     target: str | None = None,
     fallback: Sequence[str] = (),
     threads: int = 0,
+    executor: ExecutorOptions | None = None,
     trust: bool = False,
 ) -> TextRuntime:
     """Open a bundle as a callable from texts to answers.
@@ -214,6 +219,7 @@ def pipeline(
         target: see `load`.
         fallback: see `load`.
         threads: CPU threads; 0 for all physical cores allowed to this process.
+        executor: see `load`.
         trust: open engines without a manifest; a TensorRT plan is code.
 
     Returns:
@@ -232,6 +238,6 @@ def pipeline(
     bundle = Bundle.open(path, trust=trust)
     spec = TaskSpec.load(bundle.path(TASK_FILE))
     tokenizer = bundle.path("tokenizer.json")
-    engine = bundle.engine(target, fallback=fallback, threads=threads)
+    engine = bundle.engine(target, fallback=fallback, threads=threads, executor=executor)
     axes = bundle.manifest.targets[engine.name].profile
     return text_pipeline(engine, tokenizer, spec, profile=ShapeProfile(axes) if axes else None)

@@ -74,8 +74,8 @@ SIGNATURES = {
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
     "compute_capabilities=(), gpu_memory=None, threads=0, verify='final', require=(), costs=None, "
     "force=False)",
-    "load": "(path, *, target=None, fallback=(), threads=0, trust=False)",
-    "pipeline": "(path, *, target=None, fallback=(), threads=0, trust=False)",
+    "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
+    "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
 }
 
 

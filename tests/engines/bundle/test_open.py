@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fuselage
 from fuselage.engines import bundle as module
 from fuselage.engines.base import Engine, ExecutorOptions, LoadOptions
 from fuselage.engines.bundle import Bundle, BundleWriter
@@ -115,6 +116,16 @@ def test_the_executors_options_reach_the_backend_with_and_without_the_fallback(
         Bundle.open(two_targets).engine(target, threads=2, executor=executor)
     assert [(options.executor, options.threads) for options in fake.loads] == [(executor, 2)] * 2
     assert [options.source is None for options in fake.loads] == [True, False]
+
+
+def test_load_hands_the_executors_options_on(
+    two_targets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, executor = FakeBackend(error=DeviceError("no GPU")), ExecutorOptions(lanes=5)
+    offer(monkeypatch, tensorrt=fake)
+    with pytest.raises(DeviceError, match="no GPU"):
+        fuselage.load(two_targets, target="tensorrt", executor=executor)
+    assert [options.executor for options in fake.loads] == [executor] * 2
 
 
 @pytest.mark.parametrize("name", FILES)
