@@ -71,6 +71,10 @@ def _inspect_bundle(path: Path, full: bool, every: bool) -> dict[str, Any]:
         for target, entry in manifest.targets.items()
     ]
     print_table("targets", ("target", "precision", "built for", "runs here"), rows)
+    mismatches = {name: tuple(map(str, bundle.mismatches(name))) for name in manifest.targets}
+    for name, fields in mismatches.items():
+        if fields:
+            say(f"{name} was built for another machine: {'; '.join(fields)}")
     quantization = read_report(bundle)["quantization"]
     if quantization is not None:
         print_edges(quantization, every=every)
@@ -84,6 +88,7 @@ def _inspect_bundle(path: Path, full: bool, every: bool) -> dict[str, Any]:
         "task": manifest.task,
         "targets": {name: vars(entry) for name, entry in manifest.targets.items()},
         "blockers": blockers,
+        "mismatches": mismatches,
         "files": {name: vars(entry) for name, entry in manifest.files.items()},
         "quantization": quantization,
         "verification": manifest.verification,

@@ -79,7 +79,7 @@ def rebuild(wish: Wish, listener: Listener | None = None) -> Rebuilt:
 
     Raises:
         BuildError: when a target cannot be built here, or the bundle lacks what it needs.
-        BundleError: when the bundle is damaged.
+        BundleError: when the bundle is damaged, or changed meanwhile.
         VerificationError: when an engine does not answer like the graph; nothing is changed then.
     """
     journal = Journal(listener or Silent())
@@ -91,6 +91,7 @@ def rebuild(wish: Wish, listener: Listener | None = None) -> Rebuilt:
         work = _Work(wish, bundle, canonical, report, journal, writer)
         engines = {name: work.build(name) for name in names}
         verdicts = work.prove(engines)
+        _refuse_change(bundle, wish)
         _commit(bundle, report, engines, verdicts, writer)
     return Rebuilt(bundle=Bundle.open(wish.out or wish.bundle), verdicts=verdicts, kept=kept)
 
@@ -280,6 +281,15 @@ class _Work:
         return ShapePlan(profiles=(ShapeProfile(dict(entry.profile)),))
 
 
+def _refuse_change(bundle: Bundle, wish: Wish) -> None:
+    """What another process wrote meanwhile must not be replaced by what was read before."""
+    if wish.out is None and Bundle.open(bundle.root).manifest != bundle.manifest:
+        raise BundleError(
+            f"{bundle.root}: the bundle was changed by another process while its engines were "
+            "rebuilt; run it again"
+        )
+
+
 def _same(candidate: str, name: str, held: Mapping[str, TargetEntry]) -> bool:
     return candidate in held and base_target(candidate) == base_target(name)
 
@@ -318,6 +328,3 @@ def _commit(
             files={},
         )
     )
-
-
-__all__ = ["BundleError", "NewEngine", "Rebuilt", "Wish", "rebuild"]

@@ -135,6 +135,22 @@ def test_an_engine_that_answers_otherwise_changes_nothing(
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
+def test_a_bundle_that_changes_meanwhile_is_not_replaced(
+    copy: Path, minilm: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = proof.Proof.examine
+
+    def examine(self: proof.Proof, *args: Any) -> Any:
+        shutil.rmtree(copy)
+        shutil.copytree(minilm.root, copy)
+        return real(self, *args)
+
+    monkeypatch.setattr(proof.Proof, "examine", examine)
+    with pytest.raises(BundleError, match="changed by another process"):
+        rebuild(Wish(bundle=copy, targets=("ort-cpu",)))
+    assert contents(copy) == contents(minilm.root)
+
+
 def test_what_cannot_be_built_here_is_an_error_when_it_was_asked_for(copy: Path) -> None:
     if backend("tensorrt").build_blocker() is None:
         pytest.skip("TensorRT builds here")
