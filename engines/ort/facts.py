@@ -66,8 +66,7 @@ def read_facts(folder: Path, target: str) -> dict[str, Any]:
     path = folder / ENGINE_FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        cpu = facts["cpu"]
-        texts = (facts["package_version"], cpu["arch"], *cpu["flags"])
+        texts = (facts["package_version"], facts["cpu"]["arch"], *facts["cpu"]["flags"])
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a version, an architecture or a flag that is no text")
     except OSError as error:
