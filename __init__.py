@@ -91,6 +91,7 @@ def build(
     require: Sequence[str] = (),
     costs: str | Path | None = None,
     force: bool = False,
+    cache: bool = True,
 ) -> Bundle:
     """Build a verified bundle, or return the one that is there when nothing has changed.
 
@@ -124,7 +125,8 @@ def build(
         verify: when passes are held to the model's numbers: after each, once at the end, never.
         require: blocks that must be fused, for example ``("attention=all",)``.
         costs: table of ``fuselage tune``; None takes the one that ships.
-        force: build even when an equal bundle is there.
+        force: build even when an equal bundle is there, and every stage of it anew.
+        cache: take products of stages from the cache, and keep them there.
 
     Raises:
         FuselageError: see `fuselage.errors`; nothing half-written is left.
@@ -162,7 +164,7 @@ def build(
         require=_names(require),
         costs=None if costs is None else Path(costs),
     )
-    return run_build(request, force=force).bundle
+    return run_build(request, force=force, use_cache=cache).bundle
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ SIGNATURES = {
     "evaluation=None, max_drop=None, "
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
     "compute_capabilities=(), gpu_memory=None, threads=0, verify='final', require=(), costs=None, "
-    "force=False)",
+    "force=False, cache=True)",
     "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
 }

@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from ...calibration.evaluation.records import EvaluationFile, parse_columns
 from ...calibration.metrics.table import parse_max_drop
-from ...errors import CalibrationError
 from ..comparing.compare import compare_precisions as choose_precision
 from ..pipeline import Outcome, run_build
 from ..precision import ASKED
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
+from .inputs import read_evaluation, read_texts
 from .options import (
     Costs,
     Evaluation,
@@ -85,6 +84,9 @@ def build(
     costs: Costs = None,
     threads: Threads = 0,
     force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither use nor fill the cache of stages.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -99,12 +101,12 @@ def build(
         precision=precision,
         targets=tuple(target or ()),
         task=task,
-        texts=_texts(text, text_column, text_limit),
+        texts=read_texts(text, text_column, text_limit),
         int8_embeddings=int8_embeddings,
         float_attention=float_attention,
         min_sqnr=min_sqnr,
         min_cosine=min_cosine,
-        evaluation=_evaluation(evaluation, evaluation_column),
+        evaluation=read_evaluation(evaluation, evaluation_column),
         max_drop=parse_max_drop(max_drop or ()),
         weights=cast(Literal["pretrained", "random"], weights),
         revision=revision,
@@ -120,7 +122,7 @@ def build(
     watch = Watch(quiet=quiet)
     try:
         run = choose_precision if compare_precisions else run_build
-        outcome = run(request, watch, force=force)
+        outcome = run(request, watch, force=force, use_cache=not no_cache)
     finally:
         watch.close()
     _show(request, outcome, quiet=quiet or as_json)
@@ -133,25 +135,6 @@ def _default_out(model: str) -> Path:
     folder = Path(model).expanduser()
     name = Path(os.path.abspath(folder)).name if folder.is_dir() else folder.name
     return Path("build") / (name or "model")
-
-
-def _texts(files: list[Path] | None, columns: list[str] | None, limit: int | None) -> Any:
-    if not files and not columns and limit is None:
-        return None
-    from ...calibration.text.data import DEFAULT_LIMIT, CalibrationSet
-
-    if not files:
-        option = "--text-column" if columns else "--text-limit"
-        raise CalibrationError(f"{option} tells how to read --text FILE, which was not given")
-    return CalibrationSet.from_files(files, columns=columns or (), limit=limit or DEFAULT_LIMIT)
-
-
-def _evaluation(file: Path | None, columns: list[str] | None) -> EvaluationFile | None:
-    if file is not None:
-        return EvaluationFile.read(file, parse_columns(columns or []))
-    if columns:
-        raise CalibrationError("--eval-column tells how to read --eval FILE, which was not given")
-    return None
 
 
 def _show(request: Request, outcome: Outcome, *, quiet: bool) -> None:
