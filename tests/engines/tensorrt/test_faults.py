@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +38,15 @@ def on_device(rig: Any, engine: TensorRtEngine) -> None:
     for stream in (rig.stream, None):
         outputs = engine.run_dlpack(tensors, stream=stream)
         rig.compare({name: tensor.numpy() for name, tensor in outputs.items()}, fed)
+
+
+@pytest.fixture(autouse=True)
+def settled() -> Iterator[None]:
+    """Garbage of a scenario is collected by itself: all else in the process would take a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(params=["tensorrt-10.16.1.11", "tensorrt_rtx-1.7.1.116"])
