@@ -74,7 +74,7 @@ def _damage(quantization: Mapping[str, Any]) -> str:
     between = "" if interval is None else f" ({interval[0]:.1f} to {interval[1]:.1f})"
     return (
         f"{line}; {quantization['sqnr_db']:.1f} dB{between}, least cosine "
-        f"{quantization['cosine_min']:.4f}, on {quantization['held_out_texts']} held-out texts"
+        f"{quantization['cosine_min']:.6g}, on {quantization['held_out_texts']} held-out texts"
     )
 
 

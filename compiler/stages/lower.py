@@ -92,7 +92,7 @@ class LoweredGraph:
             "unquantised": None if self.quantised is None else self.canonical.digest,
             "precision": self.precision,
             "compute_capabilities": list(self.compute_capabilities),
-            "vnni": has_vnni() if self.target == "ort-cpu" else None,
+            "vnni": host.has_vnni() if self.target == "ort-cpu" else None,
             "costs": recipe["costs"],
             "verify": self.context.request.verify,
             "versions": versions(*PACKAGES),
@@ -107,7 +107,7 @@ class LoweredGraph:
         passes = lowering(
             self.target,
             self.precision,
-            uint8_activations=has_vnni(),
+            uint8_activations=host.has_vnni(),
             costs=None if costs is None else CostTable.load(costs),
         )
         unquantized = None if self.quantised is None else self.canonical.load()
@@ -136,8 +136,3 @@ def lower(
     key = context.key("lower", lowered.fields(), target=target)
     lowered.product = context.runner.run(key, f"lower for {target}", lowered.make)
     return lowered
-
-
-def has_vnni() -> bool:
-    """Whether this CPU multiplies uint8 by int8 without saturating in between."""
-    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(host.cpu().flags)

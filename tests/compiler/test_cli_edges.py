@@ -37,7 +37,7 @@ def test_the_noisiest_ten_come_first(capsys: pytest.CaptureFixture[str]) -> None
     print_edges(quantization(*MANY))
     out, err = capsys.readouterr()
     assert err == (
-        "int8: 38 of 40 linears; 25.6 dB (25.3 to 25.9), least cosine 0.9972, on 64 held-out texts"
+        "int8: 38 of 40 linears; 25.6 dB (25.3 to 25.9), least cosine 0.99724, on 64 held-out texts"
         "\n"
     )
     assert "10 of 14 (--all for all)" in out
@@ -79,7 +79,7 @@ def test_reports_without_edges_are_read(capsys: pytest.CaptureFixture[str]) -> N
     old = {"linears": 2, "int8": 2, "sqnr_db": 20.0, "cosine_min": 0.9, "held_out_texts": 5}
     print_edges(old)
     out, err = capsys.readouterr()
-    assert err == "int8: 2 of 2 linears; 20.0 dB, least cosine 0.9000, on 5 held-out texts\n"
+    assert err == "int8: 2 of 2 linears; 20.0 dB, least cosine 0.9, on 5 held-out texts\n"
     assert out == ""
 
 

@@ -239,7 +239,7 @@ def test_int8_covers_all_linears_on_both_targets(minilm_int8: Bundle) -> None:
 def test_int8_runs_as_integers_on_the_cpu(minilm_int8: Bundle) -> None:
     nodes = read_report(minilm_int8)["targets"]["ort-cpu"]["nodes"]
     integer = sum(count for op, count in nodes.items() if "MatMulInteger" in op)
-    from fuselage.compiler.stages.lower import has_vnni
+    from fuselage.engines.host import has_vnni
 
     if has_vnni():
         assert integer == 36
