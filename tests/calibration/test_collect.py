@@ -274,7 +274,9 @@ def test_killed_process_is_taken_up_where_it_was(tmp_path):
     started(reference, 1e9).communicate()
     table, whole = (folder / "table.json" for folder in (tmp_path, reference))
     assert table.read_text() == whole.read_text()
-    assert sorted(path.suffix for path in tmp_path.glob("*.*")) == [".json", ".npz"]
+    # What a killed write left is swept when it is too old to be another process's.
+    left = [path.suffix for path in tmp_path.glob("*.*") if path.suffix != ".part"]
+    assert sorted(left) == [".json", ".npz"]
 
 
 def test_sigterm_saves_and_then_ends_the_process(tmp_path):
