@@ -210,3 +210,14 @@ def test_full_disk_leaves_the_old_file(store, notes, monkeypatch):
 def test_key_is_a_digest_and_no_path(store):
     with pytest.raises(ValueError, match="expected sha256"):
         store.load("../../etc/passwd", NAMES, (2, 2))
+
+
+def test_what_a_killed_write_left_is_swept_when_it_is_old(store):
+    store.save(KEY, collected())
+    old, new = (store.folder / f".{KEY}.{pid}.part" for pid in (1, 2))
+    for part, age in ((old, 2 * 3600), (new, 60)):
+        part.write_bytes(b"half")
+        os.utime(part, (time.time() - age,) * 2)
+    store.save(KEY, collected())
+    assert not old.exists()
+    assert new.exists()  # another process may be writing it
