@@ -58,7 +58,7 @@ def measure(bundle: Path, text: Path, texts: int, threads: int) -> dict[str, flo
     graph.digest()  # reads the weights, which are no growth of calibration's
     spec = TaskSpec.load(bundle / TASK_FILE)
     encoder = TextEncoder(bundle / "tokenizer.json", spec)
-    import onnxruntime  # noqa: F401
+    import onnxruntime  # noqa: F401  (loading the library is no growth of calibration's)
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before, start = resident("VmRSS"), time.perf_counter()

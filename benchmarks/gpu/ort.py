@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from fuselage.engines.base import BuildConfig, LoadOptions
+from fuselage.engines.base import BuildConfig, Engine, LoadOptions
 from fuselage.engines.ort.backend import OrtBackend
 from fuselage.graph.tensors import ShapeProfile
 from fuselage.passes.pipeline import PassPipeline
@@ -51,7 +51,9 @@ def measure(sizes: Sizes) -> Findings:
     return findings
 
 
-def _open(encoder: Encoder, target: str, precision: Precision, config: BuildConfig, place: Path):  # type: ignore[no-untyped-def]
+def _open(
+    encoder: Encoder, target: str, precision: Precision, config: BuildConfig, place: Path
+) -> Engine:
     backend = OrtBackend(target)
     graph = PassPipeline(lowering(target, precision)).run(encoder.graph())
     place.mkdir()
