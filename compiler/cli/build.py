@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from ...calibration.metrics.table import parse_max_drop
-from ..comparing.compare import compare_precisions as choose_precision
+from ..precisions.compare import compare_precisions as choose_precision
 from ..pipeline import Outcome, run_build
 from ..precision import ASKED
 from ..recipe import Request

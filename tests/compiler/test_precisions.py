@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from fuselage.compiler.comparing import compare as comparing
-from fuselage.compiler.comparing.candidates import Candidate, candidates_for
-from fuselage.compiler.comparing.compare import Result, compare_precisions
-from fuselage.compiler.comparing.cost import RATES, GpuRates, Workload, modelled_ms
+from fuselage.compiler.precisions import compare as precisions
+from fuselage.compiler.precisions.candidates import Candidate, candidates_for
+from fuselage.compiler.precisions.compare import Result, compare_precisions
+from fuselage.compiler.precisions.cost import RATES, GpuRates, Workload, modelled_ms
 from fuselage.compiler.recipe import Request
 from fuselage.errors import BuildError, CalibrationError, VerificationError
 from fuselage.graph.model import Graph
@@ -128,10 +128,10 @@ def result(name: str, score: float, *, passed: bool = True) -> Result:
 
 def test_the_fastest_that_answers_like_the_model_is_kept() -> None:
     found = [result("fp16", 3.0), result("int8", 1.0, passed=False), result("fp8", 2.0)]
-    assert comparing._best(found).name == "fp8"
-    assert comparing._best([result("fp16", 2.0), result("int8", 2.0)]).name == "fp16"
+    assert precisions._best(found).name == "fp8"
+    assert precisions._best([result("fp16", 2.0), result("int8", 2.0)]).name == "fp16"
     with pytest.raises(VerificationError, match="no precision answers like the model: int8: it di"):
-        comparing._best(found[1:2])
+        precisions._best(found[1:2])
 
 
 def test_a_candidate_that_cannot_be_built_is_in_the_report_and_not_kept(
@@ -146,10 +146,10 @@ def test_a_candidate_that_cannot_be_built_is_in_the_report_and_not_kept(
         return SimpleNamespace()
 
     latency = {"fp32": 2.0, "int8": 1.0}
-    monkeypatch.setattr(comparing, "run_build", build)
-    monkeypatch.setattr(comparing.Bundle, "open", lambda _: SimpleNamespace())
+    monkeypatch.setattr(precisions, "run_build", build)
+    monkeypatch.setattr(precisions.Bundle, "open", lambda _: SimpleNamespace())
     monkeypatch.setattr(
-        comparing,
+        precisions,
         "read_report",
         lambda _: {
             "latency": {"ort-cpu": [{"median_ms": latency[asked[-1].precision]}]},

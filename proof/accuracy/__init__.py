@@ -1,0 +1,1 @@
+"""How well subjects do on the user's examples."""

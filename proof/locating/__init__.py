@@ -1,0 +1,1 @@
+"""Where two subjects first diverge, layer by layer."""

@@ -1,0 +1,1 @@
+"""One HTML file with everything that is known about a bundle."""

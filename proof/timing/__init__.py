@@ -1,0 +1,1 @@
+"""How fast subjects are, and which differences are more than noise."""
