@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= compile,cpu,demo,rtx
+EXTRAS ?= compile,cpu,demo,proof,rtx
 
 MODEL ?= minilm
 PRECISION ?= int8
