@@ -8,7 +8,7 @@ from typing import Any
 
 from ...calibration.table import CALIBRATION_FILE, CalibrationTable
 from ...engines.bundle import SOURCE, Bundle
-from ...errors import BuildError, CalibrationError
+from ...errors import BuildError, BundleError, CalibrationError, PassError
 from ...graph.model import Graph
 from ...passes.pipeline import PassPipeline
 from ...passes.presets import Precision
@@ -16,6 +16,7 @@ from ...passes.qdq.policy import QuantPlan, QuantPolicy
 from ..precision import CALIBRATED, QUANTIZED
 from ..quantization.formats import policy_of
 from ..quantization.quantizable import quantizable
+from ..report import REPORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,11 @@ def form_of(
         bundle: checked.
         canonical: its graph.
         precision: of the engine to build.
-        report: content of its ``report.json``.
+        report: from `past_report`.
 
     Raises:
         BuildError: when the bundle holds no ranges, for a precision that needs them.
+        BundleError: when the report names other GEMMs than the graph has.
         CalibrationError: when they are of another graph, or unusable.
     """
     if precision not in QUANTIZED:
@@ -81,8 +83,25 @@ def form_of(
     kept = tuple(entry["node"] for entry in quantization["kept_float"])
     policy = replace(policy_of(precision, embeddings=embeddings), keep_float=kept)
     table = _table(bundle, graph, precision)
-    quantized = PassPipeline(table.passes(policy)).run(graph)
-    return Form(graph=quantized, plan=policy.plan(graph.model), policy=policy)
+    plan = _same_plan(bundle, policy, graph, kept)
+    return Form(graph=PassPipeline(table.passes(policy)).run(graph), plan=plan, policy=policy)
+
+
+def _same_plan(
+    bundle: Bundle, policy: QuantPolicy, graph: Graph, kept: tuple[str, ...]
+) -> QuantPlan:
+    """The plan, in which nothing but what the report names stays in float."""
+    try:
+        plan = policy.plan(graph.model)
+    except PassError as error:
+        raise BundleError(f"{bundle.path(REPORT)}: quantization: kept_float: {error}") from error
+    stay = {refusal.node for refusal in plan.refusals}
+    if stay != set(kept):
+        raise BundleError(
+            f"{bundle.path(REPORT)}: quantization: kept_float names other GEMMs than stay in float "
+            f"here, such as {min(stay ^ set(kept))!r}; build the bundle again from its model"
+        )
+    return plan
 
 
 def _table(bundle: Bundle, graph: Graph, precision: Precision) -> CalibrationTable:

@@ -30,9 +30,10 @@ from ..checks.widen import widen_bfloat16
 from ..precision import assign
 from ..profiles.plan import ShapePlan
 from ..progress import Journal, Listener, Silent
-from ..report import REPORT, read_report
+from ..report import REPORT
 from .amend import amended_report, entry_of
 from .form import Form, canonical_graph, form_of
+from .past import past_report
 
 _PLANNED = ("tensorrt", "tensorrt-rtx")
 
@@ -85,7 +86,7 @@ def rebuild(wish: Wish, listener: Listener | None = None) -> Rebuilt:
     journal = Journal(listener or Silent())
     bundle = Bundle.open(wish.bundle, full=True)
     names, kept = _names(bundle, wish)
-    canonical, report = canonical_graph(bundle), read_report(bundle)
+    canonical, report = canonical_graph(bundle), past_report(bundle)
     with BundleWriter(wish.out or wish.bundle) as writer:
         _copy(bundle, writer, leave_out=names)
         work = _Work(wish, bundle, canonical, report, journal, writer)

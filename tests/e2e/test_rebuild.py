@@ -19,6 +19,7 @@ from fuselage.engines import host
 from fuselage.engines.bundle import Bundle, BundleWriter
 from fuselage.engines.targets import backend
 from fuselage.errors import BuildError, BundleError, CalibrationError, VerificationError
+from fuselage.graph.model import Graph
 
 CHANGED = {"manifest.json", "report.json"}
 
@@ -176,6 +177,24 @@ def test_a_bundle_that_lacks_what_a_rebuild_needs(copy: Path) -> None:
     changed_manifest(copy, quantization=None)
     with pytest.raises(BuildError, match="has no quantised engine"):
         rebuild(wish)
+
+
+def test_a_forged_report_is_refused_before_anything_is_built(copy: Path) -> None:
+    wish = Wish(bundle=copy, targets=("ort-cpu",))
+    quantization = json.loads((copy / "report.json").read_text())["quantization"]
+    graph = Graph.load(copy / "graph/model.onnx").model.graph
+    gelu = next(node.name for node in graph if node.op_type == "Gelu")
+    for kept, message in (
+        ("all", "report.json: quantization: 'kept_float' must be a list"),
+        ([{"node": "nowhere"}], "report.json: quantization: .* 'nowhere', which is neither a node"),
+        (
+            [{"node": gelu}],
+            f"kept_float names other GEMMs than stay in float here, such as '{gelu}",
+        ),
+    ):
+        changed_manifest(copy, quantization={**quantization, "kept_float": kept})
+        with pytest.raises(BundleError, match=message):
+            rebuild(wish)
 
 
 def changed_manifest_of_files(folder: Path) -> None:
