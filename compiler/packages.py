@@ -7,7 +7,7 @@ import importlib
 from ..errors import MissingPackageError
 
 EXPORTING = ("torch", "transformers", "safetensors", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
-REWRITING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
+REWRITING = ("onnx", "onnx_ir", "onnxruntime")
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:

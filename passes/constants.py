@@ -1,4 +1,4 @@
-"""What rules ask of constants and of the graph around a node."""
+"""What passes ask of constants and of the graph around a node, and how they change it."""
 
 from __future__ import annotations
 
@@ -132,3 +132,15 @@ def insert_before(anchor: ir.Node, nodes: Sequence[ir.Node]) -> None:
     """Insert nodes in front of the anchor, in its graph."""
     assert anchor.graph is not None
     anchor.graph.insert_before(anchor, list(nodes))
+
+
+def remove_dead(*nodes: ir.Node) -> None:
+    """Remove nodes nobody reads any more, and then their producers, transitively."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):
+            continue
+        producers = [value.producer() for value in node.inputs if value is not None]
+        node.graph.remove(node, safe=True)
+        pending.extend(producer for producer in producers if producer is not None)

@@ -158,8 +158,8 @@ def circle(edges: dict[tuple[str, ...], set[tuple[str, ...]]]) -> str | None:
     return next((found for module in sorted(edges) if (found := visit(module, ()))), None)
 
 
-def test_onnxscript_has_one_door() -> None:
-    assert list(users_of("onnxscript")) == ["passes/rewrite.py"]
+def test_onnxscript_is_for_the_exporter_of_torch_alone() -> None:
+    assert users_of("onnxscript") == {}
 
 
 def test_tensorrt_and_cuda_stay_in_their_folder() -> None:

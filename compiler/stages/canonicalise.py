@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...graph.model import Graph
     from ...passes.base import Pass
 
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
 
 def canonicalise(context: Context, exported: KeptGraph) -> KeptGraph:

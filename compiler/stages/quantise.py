@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..quantization.quantize import Quantized
 
 CALIBRATION = "calibration.json"
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "tokenizers")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "tokenizers")
 
 
 @dataclass(frozen=True)

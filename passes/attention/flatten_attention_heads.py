@@ -29,12 +29,12 @@ from ..constants import (
     insert_before,
     permutation_of,
     producer,
+    remove_dead,
     replace_value,
     scalar_of,
     sole_consumer,
     static_dim,
 )
-from ..rewrite import remove_dead
 
 _SWAP = (0, 2, 1, 3)
 

@@ -22,9 +22,8 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import initializer, insert_before, replace_value
+from ..constants import initializer, insert_before, remove_dead, replace_value
 from ..masks.fill import mask_fill
-from ..rewrite import remove_dead
 from .attention_match import Core, match_core, softmax_of
 from .attention_scores import Miss, Term
 

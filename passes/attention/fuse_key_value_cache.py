@@ -18,8 +18,7 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import insert_before, int_attribute, producer, replace_value
-from ..rewrite import remove_dead
+from ..constants import insert_before, int_attribute, producer, remove_dead, replace_value
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,14 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import initializer, insert_before, permutation_of, producer, static_dim
-from ..rewrite import remove_dead
+from ..constants import (
+    initializer,
+    insert_before,
+    permutation_of,
+    producer,
+    remove_dead,
+    static_dim,
+)
 from ..shapes import algebra
 
 

@@ -16,9 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..base import Pass, PassResult, result
-from ..constants import initializer, insert_before, replace_value
+from ..constants import initializer, insert_before, remove_dead, replace_value
 from ..last_axis import Part, part_of
-from ..rewrite import remove_dead
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from ..constants import (
     int_attribute,
     permutation_of,
     producer,
+    remove_dead,
     replace_value,
 )
-from ..rewrite import remove_dead
 
 _BATCHED = (
     "Add", "Cast", "Div", "IsNaN", "MatMul", "Max", "Mul", "Softmax", "Sub", "Tanh", "Transpose",

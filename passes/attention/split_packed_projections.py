@@ -25,9 +25,9 @@ from ..constants import (
     initializer_of,
     insert_before,
     producer,
+    remove_dead,
     replace_value,
 )
-from ..rewrite import remove_dead
 from .packed_parts import Miss, Packed, packed_of
 
 

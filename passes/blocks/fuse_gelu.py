@@ -21,8 +21,14 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import insert_before, producer, replace_value, scalar_of, sole_consumer
-from ..rewrite import remove_dead
+from ..constants import (
+    insert_before,
+    producer,
+    remove_dead,
+    replace_value,
+    scalar_of,
+    sole_consumer,
+)
 
 _TANH_SCALE = math.sqrt(2.0 / math.pi)
 _ARGUMENTS = {

@@ -19,10 +19,10 @@ from ..constants import (
     int_attribute,
     permutation_of,
     producer,
+    remove_dead,
     replace_value,
     sole_consumer,
 )
-from ..rewrite import remove_dead
 
 _NORMS = frozenset({"RMSNormalization", "LayerNormalization"})
 

@@ -24,13 +24,13 @@ from ..constants import (
     ints_attribute,
     ints_of,
     producer,
+    remove_dead,
     replace_value,
     scalar_mismatch,
     scalar_of,
     sole_consumer,
     static_dim,
 )
-from ..rewrite import remove_dead
 
 
 class Miss(Exception):  # noqa: N818  (control flow between a pass and this file)

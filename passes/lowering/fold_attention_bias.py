@@ -17,8 +17,7 @@ import onnx_ir as ir
 from ...graph.history import Refusal
 from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, producer, sole_consumer
-from ..rewrite import remove_dead
+from ..constants import array_of, initializer, producer, remove_dead, sole_consumer
 
 
 @dataclass(frozen=True)

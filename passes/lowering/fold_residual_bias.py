@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from ...graph.history import Refusal
 from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, producer, replace_value, sole_consumer
-from ..rewrite import remove_dead
+from ..constants import array_of, initializer, producer, remove_dead, replace_value, sole_consumer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..base import Pass, PassResult, result
-from ..constants import array_of, insert_before, int_attribute, producer, replace_value
-from ..rewrite import remove_dead
+from ..constants import array_of, insert_before, int_attribute, producer, remove_dead, replace_value
 
 _OPERATORS = {
     "LayerNormalization": "SkipLayerNormalization",

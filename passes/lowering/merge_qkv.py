@@ -23,10 +23,10 @@ from ..constants import (
     initializer_of,
     insert_before,
     producer,
+    remove_dead,
     replace_value,
     sole_consumer,
 )
-from ..rewrite import remove_dead
 
 
 @dataclass(frozen=True)

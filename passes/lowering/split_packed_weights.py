@@ -23,10 +23,10 @@ from ..constants import (
     int_attribute,
     ints_of,
     producer,
+    remove_dead,
     replace_value,
     static_dim,
 )
-from ..rewrite import remove_dead
 
 
 @dataclass(frozen=True, kw_only=True)

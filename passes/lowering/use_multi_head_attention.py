@@ -17,8 +17,7 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import insert_before, int_attribute, replace_value, static_dim
-from ..rewrite import remove_dead
+from ..constants import insert_before, int_attribute, remove_dead, replace_value, static_dim
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, insert_before, producer, replace_value, scalar_of
-from ..rewrite import remove_dead
+from ..constants import (
+    array_of,
+    initializer,
+    insert_before,
+    producer,
+    remove_dead,
+    replace_value,
+    scalar_of,
+)
 
 _MOVES = (
     "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",

@@ -23,10 +23,10 @@ from ..constants import (
     insert_before,
     permutation_of,
     producer,
+    remove_dead,
     replace_value,
     scalar_of,
 )
-from ..rewrite import remove_dead
 from ..shapes.analysis import analyse
 from ..shapes.facts import Facts, Shape
 

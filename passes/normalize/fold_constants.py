@@ -9,8 +9,14 @@ import onnx_ir as ir
 
 from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, initializer_of, permutation_of, replace_value
-from ..rewrite import remove_dead
+from ..constants import (
+    array_of,
+    initializer,
+    initializer_of,
+    permutation_of,
+    remove_dead,
+    replace_value,
+)
 from .growth import predicted_elements
 from .transposed import transposed
 

@@ -19,8 +19,7 @@ import onnx_ir as ir
 
 from ...graph.tensors import Dim
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer
-from ..rewrite import remove_dead
+from ..constants import array_of, initializer, remove_dead
 from ..shapes.analysis import analyse
 from ..shapes.facts import Fact, Facts, Shape
 from ..shapes.writing import SizeWriter

@@ -25,9 +25,9 @@ from ..constants import (
     insert_before,
     int_attribute,
     producer,
+    remove_dead,
     replace_value,
 )
-from ..rewrite import remove_dead
 from ..shapes import algebra
 from ..shapes.analysis import analyse
 from ..shapes.facts import Facts, Shape

@@ -16,8 +16,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ..base import Pass, PassResult, result
-from ..constants import array_of, insert_before, producer, replace_value, sole_consumer
-from ..rewrite import remove_dead
+from ..constants import array_of, insert_before, producer, remove_dead, replace_value, sole_consumer
 
 FLIPPED_CODES = 1e-2
 """What an output may move when sums are rounded another way and single codes fall to the other

@@ -18,8 +18,7 @@ import onnx_ir as ir
 
 from ...graph.tensors import Array
 from ..base import Pass, PassResult, result
-from ..constants import array_of, initializer, insert_before, producer, replace_value
-from ..rewrite import remove_dead
+from ..constants import array_of, initializer, insert_before, producer, remove_dead, replace_value
 from .fuse_integer_matmul import constant_bias
 
 _BLOCK = 32

@@ -8,8 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from ..base import EXACT, Pass, PassResult, result
-from ..constants import array_of, insert_before, int_attribute, producer, replace_value
-from ..rewrite import remove_dead
+from ..constants import array_of, insert_before, int_attribute, producer, remove_dead, replace_value
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from ..constants import (
     insert_before,
     permutation_of,
     producer,
+    remove_dead,
     replace_value,
     scalar_of,
     sole_consumer,
     static_dim,
 )
-from ..rewrite import remove_dead
 from .expand_rotary_caches import expand_caches
 from .rotary_match import Rotation, rotation_of, with_rest
 from .rotary_tables import RotaryTables, TableMiss

@@ -15,8 +15,7 @@ import onnx_ir as ir
 
 from ...graph.history import Refusal
 from ..base import Pass, PassResult, result
-from ..constants import producer
-from ..rewrite import remove_dead
+from ..constants import producer, remove_dead
 
 
 @dataclass(frozen=True)

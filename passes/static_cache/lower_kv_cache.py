@@ -32,10 +32,10 @@ from ..constants import (
     insert_before,
     int_attribute,
     producer,
+    remove_dead,
     replace_value,
     static_dim,
 )
-from ..rewrite import remove_dead
 from .cache_mask import windows_of
 from .cache_positions import replace_positions
 from .cache_samples import DecoderInputs

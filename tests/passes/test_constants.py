@@ -1,8 +1,7 @@
-"""The rule engine, and the questions rules ask of a graph."""
+"""The questions passes ask of a graph, and what they remove from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,103 +9,11 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.passes import constants
-from fuselage.passes.rewrite import RewritePass, RewriteRule, remove_dead
-
-
-class NegNeg(RewriteRule):
-    """``-(-x) -> x + 0``, refused for a value called ``kept``."""
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        return op.Neg(op.Neg(x))
-
-    def refuse(self, values: dict[str, ir.Value]) -> str | None:
-        return "x is kept" if values["x"].name == "kept" else None
-
-    def replace(self, tape: ir.tape.Tape, values: dict[str, ir.Value]) -> ir.Value:
-        return tape.op("Abs", [values["x"]])
-
-
-class AnyNeg(RewriteRule):
-    def pattern(self, op: Any, x: Any) -> Any:
-        return op.Neg(x)
-
-    def refuse(self, values: dict[str, ir.Value]) -> str | None:
-        return "never" if values else None
-
-    def replace(self, tape: ir.tape.Tape, values: dict[str, ir.Value]) -> ir.Value:
-        raise AssertionError(tape, values)
-
-
-@dataclass(frozen=True)
-class Doubles(RewritePass):
-    name = "doubles"
-    rules = (NegNeg(),)
-
-
-@dataclass(frozen=True)
-class Both(RewritePass):
-    name = "both"
-    rules = (AnyNeg(), NegNeg())
+from fuselage.passes.constants import remove_dead
 
 
 def kinds(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
-
-
-def test_matches_are_replaced_and_outputs_keep_their_names(parse: Any, apply: Any) -> None:
-    model = parse("neg (float[b, 4] x) => (float[b, 4] y) { a = Neg(x)\n y = Neg(a) }")
-    after, outcome = apply(Doubles(), model)
-    assert outcome.rewrites == 1
-    assert kinds(after) == ["Abs"]
-    y = after.graph.outputs[0]
-    assert (y.name, y.dtype, str(y.shape)) == ("y", ir.DataType.FLOAT, "[b,4]")
-    assert kinds(model) == ["Neg", "Neg"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "neg (float[b] x) => (float[b] y, float[b] z) { a = Neg(x)\n y = Neg(a)\n z = Exp(a) }",
-        "neg (float[b] x) => (float[b] y, float[b] a) { a = Neg(x)\n y = Neg(a) }",
-    ],
-)
-def test_inner_nodes_that_others_read_stay(
-    parse: Any, apply: Any, same_numbers: Any, text: str
-) -> None:
-    model = parse(text)
-    after, _ = apply(Doubles(), model)
-    assert "Neg" in kinds(after)
-    same_numbers(model, after, {"x": np.ones(3, np.float32)}, atol=0, rtol=0)
-
-
-def test_a_refusal_names_rule_node_and_reason(parse: Any, apply: Any) -> None:
-    model = parse("neg (float[b] kept) => (float[b] y) { a = Neg(kept)\n y = Neg(a) }")
-    after, outcome = apply(Doubles(), model)
-    assert not outcome.modified
-    (refusal,) = outcome.refusals
-    assert (refusal.rule, refusal.node, refusal.reason) == ("NegNeg", "n_y", "x is kept")
-    assert kinds(after) == ["Neg", "Neg"]
-
-
-def test_the_next_rule_gets_its_turn_after_a_refusal(parse: Any, apply: Any) -> None:
-    model = parse("neg (float[b] x) => (float[b] y) { a = Neg(x)\n y = Neg(a) }")
-    _, outcome = apply(Both(), model)
-    assert outcome.rewrites == 1
-    assert [refusal.reason for refusal in outcome.refusals] == ["never", "never"]
-
-
-def test_chains_are_matched_once_a_node(parse: Any, apply: Any) -> None:
-    model = parse(
-        "neg (float[b] x) => (float[b] y) { a = Neg(x)\n c = Neg(a)\n d = Neg(c)\n y = Neg(d) }"
-    )
-    after, outcome = apply(Doubles(), model)
-    assert outcome.rewrites == 2
-    assert kinds(after) == ["Abs", "Abs"]
-
-
-def test_foreign_nodes_of_the_same_name_do_not_match(parse: Any, apply: Any) -> None:
-    model = parse("neg (float[b] x) => (float[b] y) { a = com.microsoft.Neg(x)\n y = Neg(a) }")
-    assert not apply(Doubles(), model)[1].modified
 
 
 def test_dead_nodes_go_with_their_producers(parse: Any) -> None:
