@@ -7,8 +7,9 @@ answers 0. Every graph and every engine is held to that.
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -72,6 +73,25 @@ class TorchReference:
                 f"{first_line(error)}; check vocab_size and max_position_embeddings in config.json"
             ) from error
         return dict(zip(self.outputs, (value.numpy() for value in values), strict=True))
+
+    def in_float64(self) -> TorchReference:
+        """A copy that computes in float64, but for what the model itself casts to float32."""
+        return replace(self, module=copy.deepcopy(self.module).double())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A reference and what a text runtime must know to feed it.
+
+    Attributes:
+        reference: the PyTorch model.
+        task_spec: its task.
+        tokenizer: content of tokenizer.json.
+    """
+
+    reference: TorchReference
+    task_spec: TaskSpec
+    tokenizer: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +159,27 @@ def load_reference(source: ModelSource, task: str = "auto") -> TorchReference:
         ExportError: when the task does not fit.
         SourceError: when files of the model are damaged.
     """
+    return load_described(source, task).reference
+
+
+def load_described(source: ModelSource, task: str = "auto") -> Described:
+    """The PyTorch model of `load_reference`, with its task and its tokenizer.
+
+    Args:
+        source: from `resolve_model`.
+        task: as for `export`.
+
+    Raises:
+        ExportError: when the task does not fit.
+        SourceError: when files of the model are damaged.
+    """
     checkpoint, module = _load(source, task)
-    return TorchReference(module, checkpoint.spec.inputs, checkpoint.spec.outputs)
+    spec = checkpoint.spec
+    return Described(
+        reference=TorchReference(module, spec.inputs, spec.outputs),
+        task_spec=spec,
+        tokenizer=checkpoint.tokenizer,
+    )
 
 
 def _load(source: ModelSource, task: str) -> tuple[Checkpoint, TaskModule]:
