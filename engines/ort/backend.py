@@ -23,6 +23,7 @@ from ...graph.tensors import Array, TensorSpec
 from .. import host
 from ..base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ..mismatch import Mismatch
+from .declared_sizes import check_declared_sizes
 from .engine import OrtEngine
 from .facts import difference, differences, read_facts, write_facts
 from .session import Provider, message, open_session, runtime_version, session_options
@@ -158,6 +159,7 @@ class OrtBackend:
     def _open(self, path: Path, threads: int, notes: tuple[str, ...]) -> OrtEngine:
         threads = threads or host.physical_cores()
         options = session_options(threads)
+        check_declared_sizes(path)
         try:
             session = open_session(str(path), options, self._provider, optimize=bool(notes))
         except FuselageError:
