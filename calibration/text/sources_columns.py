@@ -51,8 +51,8 @@ def choose_columns(wanted: Sequence[str], names: Sequence[str], origin: object) 
 
 
 def item_of(row: Mapping[str, object], columns: Sequence[str]) -> object:
-    """What the columns of one row hold; what is missing or null is blank."""
-    values = ["" if row.get(name) is None else row[name] for name in columns]
+    """What the columns of one row hold; null is blank."""
+    values = ["" if row[name] is None else row[name] for name in columns]
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -83,13 +83,15 @@ def json_values(path: Path, lines: Iterable[str]) -> Iterator[Row]:
 def jsonl_rows(path: Path, lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
     """One JSON value a line: an object with the columns, a text, a pair, or token ids.
 
+    A row without a text says so with null or ""; one without the column is of another file.
+
     Raises:
-        CalibrationError: naming the line that is no JSON, and the column that is missing.
+        CalibrationError: naming the line that is no JSON, and the column that a line lacks.
     """
     chosen: tuple[str, ...] = ()
     for place, value in json_values(path, lines):
         if isinstance(value, dict):
-            chosen = chosen or choose_columns(columns, list(value), place)
+            chosen = choose_columns(chosen or columns, list(value), place)
             yield place, item_of(value, chosen)
         elif columns and value != "":
             raise CalibrationError(
@@ -158,4 +160,4 @@ def _table_rows(
         return
     chosen = choose_columns(columns, names, path)
     for place, fields in rows:
-        yield place, item_of(dict(zip(names, fields, strict=False)), chosen)
+        yield place, item_of(dict(zip(names, fields, strict=True)), chosen) if fields else ""

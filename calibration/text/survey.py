@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...engines.text.encoder import TextEncoder
+from ...engines.text.task import TaskSpec
 from .data import CalibrationSet
 from .samples import Sample, TokenIds
 from .tokenization import id_limit, tokenize_with
@@ -26,6 +27,9 @@ _LARGE_VOCABULARY = 1024
 """Smaller ones are of characters or bytes, and spell everything."""
 
 _CUT_SHARE = 0.25
+_SHORT_SHARE = 0.25
+"""A longest text below this part of what the model takes leaves the ranges of long ones unseen."""
+
 _CHUNK = 1024
 
 
@@ -44,6 +48,9 @@ class Survey:
         shortest: tokens of the shortest text.
         median: tokens of the middle text.
         longest: tokens of the longest text.
+        takes: tokens the model takes.
+        pairs: how many of the texts are pairs.
+        reads_pairs: whether the model is made for pairs.
         cut: texts longer than the model takes.
         vocabulary: tokens the tokenizer has.
         vocabulary_share: part of the vocabulary that occurs.
@@ -62,6 +69,9 @@ class Survey:
     shortest: int
     median: int
     longest: int
+    takes: int
+    pairs: int
+    reads_pairs: bool
     cut: int
     vocabulary: int
     vocabulary_share: float
@@ -80,6 +90,18 @@ class Survey:
             yield (
                 f"calibration text: {self.cut} of {self.texts} texts are longer than the model "
                 f"takes and were cut to {self.longest} tokens; split them to calibrate on all"
+            )
+        if self.longest < _SHORT_SHARE * self.takes:
+            yield (
+                f"calibration text: the longest text of {self.source} has {self.longest} tokens, "
+                f"the model takes {self.takes}; what longer texts need was not seen, give some that "
+                "are as long as those the model will read"
+            )
+        if self.reads_pairs and self.pairs < self.texts:
+            yield (
+                f"calibration text: {self.texts - self.pairs} of {self.texts} texts of "
+                f"{self.source} are single, and the model reads pairs; give pairs, with "
+                "--text-column twice"
             )
         if self.unknown_share > UNKNOWN_SHARE:
             yield (
@@ -132,6 +154,9 @@ def survey(data: CalibrationSet, encoder: TextEncoder) -> Survey:
         shortest=min(lengths),
         median=int(np.median(lengths)),
         longest=max(lengths),
+        takes=encoder.max_tokens,
+        pairs=sum(isinstance(sample, tuple) for sample in data.texts),
+        reads_pairs=_reads_pairs(encoder.spec),
         cut=cut,
         vocabulary=vocabulary,
         vocabulary_share=round(int(used.sum()) / vocabulary, 4),
@@ -156,6 +181,17 @@ def _spelling(samples: Sequence[Sample], encoder: TextEncoder) -> tuple[float, f
                 unknown += row.ids.count(unknown_id)
                 size += _characters(text)
     return unknown / max(1, tokens), size / max(1, tokens)
+
+
+def _reads_pairs(spec: TaskSpec) -> bool:
+    """Whether a model answers questions, compares two texts, or tells what follows from one.
+
+    A classifier with one label is a score of how a text fits another; the labels of inference say
+    whether one entails another.
+    """
+    if spec.task != "sequence-classification":
+        return spec.task == "question-answering"
+    return len(spec.labels) == 1 or any("entail" in label.lower() for label in spec.labels)
 
 
 def _unknown_id(encoder: TextEncoder) -> int:

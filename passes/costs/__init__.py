@@ -53,6 +53,9 @@ class Measurement:
         shape: [batch, sequence, hidden].
         milliseconds: median.
         ratio: median of its time over that of the canonical form in the same round.
+
+    Raises:
+        ValueError: on a number that is no measurement: zero, NaN, a string.
     """
 
     choice: str
@@ -60,6 +63,14 @@ class Measurement:
     shape: tuple[int, int, int]
     milliseconds: float
     ratio: float
+
+    def __post_init__(self) -> None:
+        where = f"{self.choice}: {self.form}"
+        for name, value in (("milliseconds", self.milliseconds), ("ratio", self.ratio)):
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{where}: {name} of {value!r}")
+        if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
+            raise ValueError(f"{where}: a shape of {self.shape!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +113,16 @@ class CostTable:
                 for row in facts.pop("measurements")
             )
             table = cls(**facts, measurements=rows)
-        except (KeyError, TypeError, ValueError) as error:
+            unknown = [row for row in rows if row.form not in CHOICES.get(row.choice, {})]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise PassError(
                 f"{path}: expected a cost table, got something else ({error}); "
                 "delete it, or measure again with fuselage tune"
             ) from error
-        unknown = [row for row in rows if row.form not in CHOICES.get(row.choice, {})]
-        if unknown or any(not row.ratio > 0 for row in rows):
-            what = f"{unknown[0].choice}: {unknown[0].form}" if unknown else "a ratio of zero"
+        if unknown:
             raise PassError(
-                f"{path}: a cost table of another version, it has {what}; "
-                "measure again with fuselage tune"
+                f"{path}: a cost table of another version, it has {unknown[0].choice}: "
+                f"{unknown[0].form}; measure again with fuselage tune"
             )
         return table
 

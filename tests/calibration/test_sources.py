@@ -59,9 +59,16 @@ def test_the_only_column_needs_no_name(tmp_path):
     ]
 
 
-def test_a_row_without_the_column_is_blank_once_it_was_seen(tmp_path):
-    path = written(tmp_path / "a.jsonl", '{"text": "x"}\n{"other": 1}\n{"text": " "}')
+def test_a_row_without_a_text_is_blank_and_one_without_the_column_an_error(tmp_path):
+    path = written(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": null, "n": 1}\n{"text": " "}')
     assert read(path) == ["x", None, None]
+    path = written(tmp_path / "b.jsonl", '{"text": "x"}\n{"other": 1}\n{"text": " "}')
+    with pytest.raises(
+        CalibrationError, match=r"b\.jsonl: line 2: there is no column 'text'; .* are 'other'"
+    ):
+        read(path)
+    with pytest.raises(CalibrationError, match=r"b\.jsonl: line 2: there is no column 'text'"):
+        read(path, "text")
 
 
 def test_csv_keeps_quoted_commas_and_line_breaks(tmp_path):

@@ -95,7 +95,7 @@ def test_unknown_tokens_are_pointed_out(tmp_path, wordpiece):
 
 
 def test_a_tokenizer_that_spells_is_pointed_out(tmp_path, byte_level):
-    encoder = encoder_of(tmp_path, byte_level, max_tokens=512)
+    encoder = encoder_of(tmp_path, byte_level, max_tokens=256)
     data = CalibrationSet.from_texts(RUSSIAN, source="ru.txt")
     found = survey(data, encoder)
     assert found.unknown_share == 0
@@ -104,7 +104,7 @@ def test_a_tokenizer_that_spells_is_pointed_out(tmp_path, byte_level):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_alone = Tokenizer(models.BPE({sign: at for at, sign in enumerate(alphabet)}, []))
     bytes_alone.pre_tokenizer = byte_level.pre_tokenizer
-    found = survey(data, encoder_of(tmp_path, bytes_alone, max_tokens=512))
+    found = survey(data, encoder_of(tmp_path, bytes_alone, max_tokens=256))
     share = sum(map(len, RUSSIAN)) / sum(len(text.encode()) for text in RUSSIAN)
     assert (found.vocabulary, found.characters_a_token) == (256, round(share, 2))
     assert list(found.notes()) == []
@@ -120,7 +120,7 @@ def test_chinese_in_a_chinese_vocabulary_is_not_spelled(tmp_path):
     tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     found = survey(
-        CalibrationSet.from_texts(texts), encoder_of(tmp_path, tokenizer, max_tokens=512)
+        CalibrationSet.from_texts(texts), encoder_of(tmp_path, tokenizer, max_tokens=128)
     )
     assert list(found.notes()) == []
     assert found.characters_a_token > 2
@@ -132,6 +132,39 @@ def test_blank_rows_and_long_texts_are_pointed_out(tmp_path, wordpiece):
     first, second = survey(data, encoder_of(tmp_path, wordpiece)).notes()
     assert "1 blank rows of a.csv were left out" in first
     assert "2 of 4 texts are longer than the model takes and were cut to 16 tokens" in second
+
+
+def test_text_far_shorter_than_the_model_takes_is_pointed_out(tmp_path, wordpiece):
+    data = CalibrationSet.from_texts(["the " * 30, "the cat"], source="a.txt")  # 32 tokens
+    [note] = survey(data, encoder_of(tmp_path, wordpiece, max_tokens=129)).notes()
+    assert "the longest text of a.txt has 32 tokens, the model takes 129" in note
+    assert list(survey(data, encoder_of(tmp_path, wordpiece, max_tokens=128)).notes()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "reads_pairs"),
+    [
+        ("question-answering", (), True),
+        ("sequence-classification", ("score",), True),
+        ("sequence-classification", ("CONTRADICTION", "ENTAILMENT", "NEUTRAL"), True),
+        ("sequence-classification", ("no", "yes"), False),
+    ],
+)
+def test_single_texts_for_a_model_of_pairs_are_pointed_out(
+    tmp_path, wordpiece, task, labels, reads_pairs
+):
+    outputs = ("start", "end") if task == "question-answering" else ("out",)
+    given = {"labels": labels} if task == "sequence-classification" else {}
+    encoder = encoder_of(tmp_path, wordpiece, task=task, outputs=outputs, **given)
+    data = CalibrationSet.from_texts(["the cat", ("the dog", "the cat")], source="a.csv")
+    found = survey(data, encoder)
+    assert (found.pairs, found.takes, found.reads_pairs) == (1, 16, reads_pairs)
+    notes = [note for note in found.notes() if "model reads pairs" in note]
+    assert len(notes) == reads_pairs
+    if reads_pairs:
+        assert "1 of 2 texts of a.csv are single" in notes[0]
+    pairs = survey(CalibrationSet.from_texts([("the dog", "the cat")]), encoder)
+    assert not any("reads pairs" in note for note in pairs.notes())
 
 
 def test_pairs_are_joined_as_the_tokenizer_does(tmp_path, wordpiece):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,14 @@ def table(**ratios: float) -> CostTable:
     return CostTable(
         target="ort-cpu", machine="m", runtime="r", threads=2, date="2026-01-01", measurements=rows
     )
+
+
+def forged(key: str, value: Any) -> str:
+    """A table in which the last row has another value."""
+    facts = json.loads(json.dumps(table().facts()))
+    row = next(row for row in facts["measurements"] if row["form"] == "one product")
+    row[key] = value
+    return json.dumps(facts)
 
 
 def test_the_canonical_form_wins_a_tie_and_what_lies_in_the_noise() -> None:
@@ -84,7 +94,16 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("{}", "expected a cost table"),
         (json.dumps(table().facts() | {"more": 1}), "expected a cost table"),
         (json.dumps(table().facts()).replace("one product", "two"), "it has qkv: two"),
-        (json.dumps(table(one_product=0.0).facts()), "a ratio of zero"),
+        ("[" * 100_000, "expected a cost table"),
+        (forged("ratio", 0.0), "one product: ratio of 0.0"),
+        (forged("ratio", math.nan), "one product: ratio of nan"),
+        (forged("ratio", "1"), "one product: ratio of '1'"),
+        (forged("milliseconds", math.nan), "one product: milliseconds of nan"),
+        (forged("milliseconds", math.inf), "one product: milliseconds of inf"),
+        (forged("milliseconds", -1.0), "one product: milliseconds of -1"),
+        (forged("shape", [1, 128]), r"a shape of \(1, 128\)"),
+        (forged("shape", [1, 128, 0]), r"a shape of \(1, 128, 0\)"),
+        (forged("choice", []), "expected a cost table"),
     ],
 )
 def test_what_is_no_table_is_refused_with_a_way_on(tmp_path: Path, text: str, reason: str) -> None:
