@@ -43,6 +43,8 @@ def run_bound(
         binding.bind_ortvalue_input(name, value)
     for name in outputs:
         binding.bind_output(name, device)
+    # ONNX Runtime's stream waits for no other; a library may still be writing on one of its own.
+    binding.synchronize_inputs()
     session.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return dict(zip(outputs, binding.get_outputs(), strict=True))
