@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from ..errors import BundleError
 from .folder_swap import WorkFolder, only_writer, replace_folder, sweep
 from .manifest import MANIFEST, FileEntry, Manifest, check_name
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class BundleWriter:
@@ -36,7 +37,7 @@ class BundleWriter:
 
     Raises:
         BundleError: on entering, when the destination is something else; in the block, when the
-            disk is full: the OSError is raised again as a BundleError with the free space.
+            disk is full or a file too large: the OSError is raised again as a BundleError.
     """
 
     def __init__(self, destination: str | Path) -> None:
@@ -61,7 +62,9 @@ class BundleWriter:
         trace: TracebackType | None,
     ) -> None:
         # The message counts the free space of the moment of failure, so it comes before clearing.
-        failure = self._failure(error) if isinstance(error, OSError) and _is_full(error) else None
+        failure = None
+        if isinstance(error, OSError) and _is_shortage(error):
+            failure = self._failure(error)
         if self._work is not None:
             self._work.close()
             self._work = None
@@ -134,8 +137,14 @@ class BundleWriter:
 
     def _failure(self, error: OSError) -> BundleError:
         where = self.destination.parent
-        if not _is_full(error):
+        if not _is_shortage(error):
             return BundleError(f"{self.destination}: cannot write the bundle: {error}")
+        if _is_too_large(error):
+            return BundleError(
+                f"{self.destination}: a file would be larger than this process or the file system "
+                f"of {where} allows ({error.strerror or error}); raise ulimit -f, or choose "
+                "another folder. Nothing was left behind"
+            )
         held = _held_bytes(self._work.path) if self._work else 0
         return BundleError(
             f"{self.destination}: the disk is full ({error.strerror or error}); with {held:,} "
@@ -144,9 +153,23 @@ class BundleWriter:
         )
 
 
-def _is_full(error: OSError) -> bool:
-    """Whether space ran out; numpy's tofile says "N requested and M written", without a number."""
-    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
+def _is_shortage(error: OSError) -> bool:
+    """Whether there was no room for all that was to be written."""
+    return error.errno in _SHORTAGES or _is_cut(error)
+
+
+def _is_cut(error: OSError) -> bool:
+    """Numpy's tofile says "N requested and M written", without a number that says why."""
+    return error.errno is None and "requested and" in str(error)
+
+
+def _is_too_large(error: OSError) -> bool:
+    """Whether the file is at its limit rather than the disk; Python ignores SIGXFSZ."""
+    if not _is_cut(error) or sys.platform == "win32":
+        return error.errno == errno.EFBIG
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def _check_destination(destination: Path) -> None:

@@ -94,8 +94,8 @@ class Survey:
         if self.longest < _SHORT_SHARE * self.takes:
             yield (
                 f"calibration text: the longest text of {self.source} has {self.longest} tokens, "
-                f"the model takes {self.takes}; what longer texts need was not seen, give some that "
-                "are as long as those the model will read"
+                f"the model takes {self.takes}; what longer texts need was not seen, give "
+                "some that are as long as those the model will read"
             )
         if self.reads_pairs and self.pairs < self.texts:
             yield (

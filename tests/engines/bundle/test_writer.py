@@ -390,3 +390,31 @@ def test_numpy_says_that_the_disk_is_full_without_a_number(tmp_path: Path) -> No
     ):
         raise OSError("64 requested and 8 written")
     assert os.listdir(tmp_path) == []
+
+
+LIMITED = """
+import resource, sys
+import numpy
+from fuselage.engines.bundle import BundleWriter
+from fuselage.errors import BundleError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with BundleWriter(sys.argv[1]) as writer:
+        if sys.argv[2] == "numpy":
+            with writer.path("weights").open("wb") as file:
+                numpy.zeros(1 << 20, numpy.uint8).tofile(file)
+        writer.add("weights", bytes(1 << 20))
+except BundleError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on files")
+@pytest.mark.parametrize("writer", ["python", "numpy"])
+def test_a_limit_on_files_is_not_called_a_full_disk(tmp_path: Path, writer: str) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "bundle"), writer]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "a file would be larger than this process or the file system of" in done.stdout
+    assert "raise ulimit -f" in done.stdout
+    assert "disk is full" not in done.stdout
+    assert os.listdir(tmp_path) == []
