@@ -13,6 +13,7 @@ from ...engines.text.runtime import TextRuntime
 from ...errors import CalibrationError, TextError
 from ..metrics.table import Form
 from .examples import Examples
+from .masked_tokens import log_likelihoods
 
 Progress = Callable[[int, int], None]
 Call = Callable[[list[Any]], Sequence[Any]]
@@ -33,7 +34,8 @@ def answer_all(
 
     Returns:
         One answer an example: scores: cosine of the embeddings, or the logit; labels: an index;
-        answers: a text, empty for none; entities: a set of (label, begin, end).
+        answers: a text, empty for none; entities: a set of (label, begin, end); rankings: a score
+        each passage; tokens: the log-likelihood of each.
 
     Raises:
         CalibrationError: when a text cannot be asked.
@@ -57,14 +59,37 @@ def _chunked(call: Call, inputs: Sequence[Any], on_progress: Progress | None) ->
 
 
 def _scores(runtime: Any, examples: Examples, on_progress: Progress | None) -> list[Any]:
-    if runtime.task == "embedding":
-        return _cosines(runtime, examples.inputs, on_progress)
+    return _scored(runtime, examples.inputs, on_progress)
 
-    def logits(texts: list[Any]) -> list[float]:
-        answers = runtime(texts, top_k=None, function_to_apply="none")
+
+def _scored(runtime: Any, texts: Sequence[Any], on_progress: Progress | None) -> list[Any]:
+    """One number a text or pair."""
+    if runtime.task == "embedding":
+        return _cosines(runtime, texts, on_progress)
+
+    def logits(chunk: list[Any]) -> list[float]:
+        answers = runtime(chunk, top_k=None, function_to_apply="none")
         return [labels[0]["score"] for labels in answers]
 
-    return _chunked(logits, examples.inputs, on_progress)
+    return _chunked(logits, texts, on_progress)
+
+
+def _rankings(runtime: Any, examples: Examples, on_progress: Progress | None) -> list[Any]:
+    pairs = [(query, passage) for query, *passages in examples.inputs for passage in passages]
+    scores = np.array(_scored(runtime, pairs, on_progress), np.float64)
+    counts = [len(passages) for _, *passages in examples.inputs]
+    return np.split(scores, np.cumsum(counts)[:-1])
+
+
+def _tokens(runtime: Any, examples: Examples, on_progress: Progress | None) -> list[Any]:
+    found: list[Any] = []
+    for text in examples.inputs:
+        found += log_likelihoods(runtime, [text])
+        if on_progress is not None:
+            on_progress(len(found), len(examples.inputs))
+    if not any(values.size for values in found):
+        raise CalibrationError(f"{examples.source}: no text has a token that can be masked")
+    return found
 
 
 def _cosines(
@@ -111,4 +136,6 @@ _ANSWER: Mapping[Form, Callable[[Any, Examples, Progress | None], list[Any]]] = 
     "labels": _labels,
     "answers": _answers,
     "entities": _entities,
+    "rankings": _rankings,
+    "tokens": _tokens,
 }

@@ -12,7 +12,7 @@ from ...engines.text.task import TaskSpec
 from ...graph.model import Graph
 from ..metrics.base import Metric
 from ..metrics.paired import drop_interval
-from ..metrics.table import METRICS, POINTS
+from ..metrics.table import METRICS
 from .answers import Progress, answer_all
 from .examples import Examples
 from .graph_engine import GraphEngine
@@ -20,7 +20,7 @@ from .graph_engine import GraphEngine
 
 @dataclass(frozen=True, kw_only=True)
 class MetricDrop:
-    """A metric of two models on the same examples, in points of 100.
+    """A metric of two models on the same examples, as it is reported: in points of 100 mostly.
 
     Attributes:
         metric: its name.
@@ -29,6 +29,7 @@ class MetricDrop:
         candidate: of the other one.
         interval: 95 % of paired resamples have a drop in it.
         examples: how many.
+        lower_is_better: whether a rise is a loss.
     """
 
     metric: str
@@ -37,11 +38,24 @@ class MetricDrop:
     candidate: float
     interval: tuple[float, float]
     examples: int
+    lower_is_better: bool = False
 
     @property
     def drop(self) -> float:
-        """Points lost; below 0 when the candidate is better."""
-        return self.reference - self.candidate
+        """What is lost; below 0 when the candidate is better."""
+        lost = self.reference - self.candidate
+        return -lost if self.lower_is_better else lost
+
+    def doubt(self, budget: float | None, source: str) -> str | None:
+        """Why the examples are too few to tell that no more than a budget is lost, if they are."""
+        low, high = self.interval
+        if budget is None or high <= budget:
+            return None
+        return (
+            f"{self.metric} loses {self.drop:.2f} on {source}, but on other examples it could be "
+            f"anything from {low:.2f} to {high:.2f}, more than the {budget:g} that may be lost; "
+            f"{self.examples} examples are too few to be sure"
+        )
 
 
 def drops_between(
@@ -66,10 +80,11 @@ def _drop(
     return MetricDrop(
         metric=metric.name,
         title=metric.title,
-        reference=POINTS * metric.value(before),
-        candidate=POINTS * metric.value(after),
-        interval=(POINTS * found.low, POINTS * found.high),
+        reference=metric.scale * metric.value(before),
+        candidate=metric.scale * metric.value(after),
+        interval=(metric.scale * found.low, metric.scale * found.high),
         examples=len(examples.expected),
+        lower_is_better=metric.lower_is_better,
     )
 
 

@@ -27,12 +27,17 @@ class Judged:
     labels: tuple[str, ...] = ()
     activation: Activation = "softmax"
 
-    def form(self) -> Form:
+    def form(self, columns: Iterable[str] = ()) -> Form:
         """The form of examples.
+
+        Args:
+            columns: of the file; passages to be ranked are told by theirs.
 
         Raises:
             CalibrationError: when no metric judges the task.
         """
+        if self._gives_one_number and {"query", "positive", "negative"} <= set(columns):
+            return "rankings"
         if self.task == "sequence-classification":
             if len(self.labels) > 1 and self.activation == "sigmoid":
                 raise CalibrationError(
@@ -48,6 +53,11 @@ class Judged:
             )
         return _FORMS[self.task]
 
+    @property
+    def _gives_one_number(self) -> bool:
+        is_cross_encoder = self.task == "sequence-classification" and len(self.labels) == 1
+        return self.task == "embedding" or is_cross_encoder
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -55,10 +65,11 @@ class Examples:
 
     Attributes:
         form: decides which metrics judge the answers.
-        inputs: scores and labels: a text or a pair; answers: question and context; entities: a
-            text.
+        inputs: scores and labels: a text or a pair; answers: question and context; entities and
+            tokens: a text; rankings: a query and its passages.
         expected: scores: a number; labels: an index; answers: texts of which one is enough;
-            entities: a set of (label, begin, end).
+            entities: a set of (label, begin, end); rankings: how many passages are relevant, which
+            come first; tokens: None.
         source: name of the file.
         digest: of its content.
     """
@@ -96,7 +107,7 @@ def make_examples(file: EvaluationFile, judged: Judged, metrics: Iterable[str] =
     Raises:
         CalibrationError: naming file, line and column; or when task and metric do not fit.
     """
-    form = judged.form()
+    form = judged.form((*file.records[0][1], *file.columns))
     check_fits(metrics, form, judged.task)
     columns = _columns(file, form, needs_pair=judged.task == "embedding")
     read = _READ[form]
@@ -122,6 +133,7 @@ _FORMS: Mapping[Task, Form] = {
     "embedding": "scores",
     "question-answering": "answers",
     "token-classification": "entities",
+    "fill-mask": "tokens",
 }
 
 _READ: Mapping[Form, Callable[[Fields], tuple[Any, Any]]] = {
@@ -129,6 +141,8 @@ _READ: Mapping[Form, Callable[[Fields], tuple[Any, Any]]] = {
     "labels": lambda row: (row.texts(), row.label()),
     "answers": lambda row: ((row.text("question"), row.text("context")), row.answers()),
     "entities": lambda row: row.entities(),
+    "rankings": lambda row: row.ranking(),
+    "tokens": lambda row: (row.text("text"), None),
 }
 
 _TEXTS: tuple[tuple[str, ...], ...] = (
@@ -159,6 +173,8 @@ _USUAL: Mapping[Form, Mapping[str, tuple[str, ...]]] = {
         "answers": ("answers", "answer"),
     },
     "entities": {"tokens": ("tokens", "words"), "tags": ("tags", "ner_tags", "labels")},
+    "rankings": {"query": ("query",), "positive": ("positive",), "negative": ("negative",)},
+    "tokens": {"text": ("text", "sentence")},
 }
 
 

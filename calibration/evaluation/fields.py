@@ -68,6 +68,21 @@ class Fields:
             raise self._bad("answers", "a text, a list of texts, or an object with text", value)
         return tuple(many) or ("",)
 
+    def ranking(self) -> tuple[tuple[str, ...], int]:
+        """A query, its relevant passages and others; and how many are relevant."""
+        relevant, others = self._passages("positive"), self._passages("negative")
+        return (self.text("query"), *relevant, *others), len(relevant)
+
+    def _passages(self, role: str) -> list[str]:
+        value = self._value(role)
+        many = [value] if isinstance(value, str) else value
+        is_texts = isinstance(many, list) and all(
+            isinstance(one, str) and one.strip() for one in many
+        )
+        if not many or not is_texts:
+            raise self._bad(role, "a text or a list of texts", value)
+        return [cleaned(one, self.place) for one in many]
+
     def entities(self) -> tuple[str, frozenset[Entity]]:
         """A text and its entities, from words and their tags."""
         words = self._value("tokens")

@@ -23,6 +23,7 @@ NUMBER, TEXT, PAIR = "number", "text", "pair"
 
 ROLES = (
     "text", "pair", "score", "label", "question", "context", "answers", "tokens", "tags",
+    "query", "positive", "negative",
 )  # fmt: skip
 """What a column can be; the user may say which one is."""
 

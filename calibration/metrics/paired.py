@@ -14,7 +14,7 @@ _BLOCK = 50
 def drop_interval(
     metric: Metric, reference: Rows, candidate: Rows, *, rounds: int = ROUNDS, seed: int = 0
 ) -> Interval:
-    """Where ``metric(reference) - metric(candidate)`` lies, with 95 % confidence.
+    """Where what the candidate loses lies, with 95 % confidence and before it is scaled.
 
     Both models are judged on the same examples in each round, so what makes an example hard for
     both cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
@@ -27,7 +27,7 @@ def drop_interval(
         seed: the same seed and rows give the same interval.
     """
     drops = [
-        metric.value(reference[drawn]) - metric.value(candidate[drawn])
+        metric.lost(metric.value(reference[drawn]), metric.value(candidate[drawn]))
         for block, start in enumerate(range(0, rounds, _BLOCK))
         for drawn in resamples(
             len(reference), seed=seed + block, rounds=min(_BLOCK, rounds - start)

@@ -9,24 +9,25 @@ from typing import Any, Literal
 from ...errors import CalibrationError
 from .accuracy import ACCURACY
 from .answer_text import ANSWER_F1, EXACT_MATCH
-from .base import Metric
+from .base import POINTS, Metric
 from .entity_f1 import ENTITY_F1
 from .macro_f1 import MACRO_F1
+from .mrr import MRR
+from .pseudo_perplexity import PSEUDO_PERPLEXITY
 from .spearman import SPEARMAN
 
-Form = Literal["scores", "labels", "answers", "entities"]
+Form = Literal["scores", "labels", "answers", "entities", "rankings", "tokens"]
 
 METRICS: Mapping[Form, tuple[Metric, ...]] = {
     "scores": (SPEARMAN,),
     "labels": (ACCURACY, MACRO_F1),
     "answers": (ANSWER_F1, EXACT_MATCH),
     "entities": (ENTITY_F1,),
+    "rankings": (MRR,),
+    "tokens": (PSEUDO_PERPLEXITY,),
 }
 
 NAMES = tuple(sorted({metric.name for metrics in METRICS.values() for metric in metrics}))
-
-POINTS = 100.0
-"""A metric of 0.8672 is reported as 86.72 points; drops are given in the same points."""
 
 
 def check_fits(names: Iterable[str], form: Form, task: str) -> None:

@@ -54,15 +54,8 @@ class Accuracy:
 
     def notes(self) -> Iterator[str]:
         """Where the examples are too few to tell whether the budget is met."""
-        for item in self.drops:
-            low, high = item.interval
-            budget = self.max_drop.get(item.metric)
-            if budget is not None and high > budget:
-                yield (
-                    f"{item.metric} drops by {item.drop:.2f} points on {self.source}, but on other "
-                    f"examples it could be anything from {low:.2f} to {high:.2f}, more than the "
-                    f"{budget:g} that may be lost; {item.examples} examples are too few to be sure"
-                )
+        doubts = (item.doubt(self.max_drop.get(item.metric), self.source) for item in self.drops)
+        yield from filter(None, doubts)
 
 
 def check_examples(request: Request, source: ModelSource) -> None:

@@ -186,6 +186,6 @@ def test_a_note_says_when_examples_are_too_few() -> None:
     assert list(accuracy((-0.2, 0.4)).notes()) == []
     (note,) = accuracy((-0.2, 0.6)).notes()
     assert note == (
-        "f1 drops by 0.10 points on m.csv, but on other examples it could be anything from -0.20 "
+        "f1 loses 0.10 on m.csv, but on other examples it could be anything from -0.20 "
         "to 0.60, more than the 0.5 that may be lost; 40 examples are too few to be sure"
     )

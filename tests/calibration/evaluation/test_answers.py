@@ -106,3 +106,33 @@ def test_long_texts_are_cut_without_a_warning_and_impossible_ones_are_named(runt
         pytest.raises(CalibrationError, match=r"f\.jsonl: question 0: its \d+ tokens leave room"),
     ):
         answer_all(answer, examples("answers", [("q" * 70, "c" * 70)], [("c",)]))
+
+
+def test_passages_are_scored_against_their_query(runtime):
+    asked = [("ab", "aabb", "a"), ("b", "a", "b", "ab")]
+    with runtime(count_letters, task="embedding", dimension=2) as embed:
+        first, second = answer_all(embed, examples("rankings", asked, [1, 1]))
+    np.testing.assert_allclose(first, [1, 1 / 2**0.5], atol=1e-7)
+    np.testing.assert_allclose(second, [0, 1, 1 / 2**0.5], atol=1e-7)
+
+
+MASK = 1  # [UNK] of the tokenizer, which no text here has
+
+
+def neighbour(ids):
+    """Finds a masked token e times as likely to be its left neighbour as any other one."""
+    logits = np.zeros((*ids.shape, 42), np.float32)
+    rows, places = np.nonzero(ids == MASK)
+    assert (np.bincount(rows, minlength=len(ids)) == 1).all()
+    logits[rows, places, ids[rows, places - 1]] = 1.0
+    return {"logits": logits}
+
+
+def test_each_token_is_masked_once(runtime):
+    with runtime(neighbour, task="fill-mask", mask_token="[UNK]", mask_token_id=MASK) as fill:
+        long, short = answer_all(fill, examples("tokens", ["abbb", "aa"], [None, None]))
+    likely, other = 1 - np.log(41 + np.e), -np.log(41 + np.e)
+    # the first token has the last place, a padding or a token, as its neighbour
+    np.testing.assert_allclose(long[1:], [other, likely, likely], atol=1e-6)
+    np.testing.assert_allclose(short[1:], [likely], atol=1e-6)
+    assert (len(long), len(short)) == (4, 2)

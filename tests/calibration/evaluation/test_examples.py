@@ -132,15 +132,15 @@ def test_scores_must_differ():
 )
 def test_metric_that_does_not_fit_the_task(judged, metric, message):
     with pytest.raises(CalibrationError, match=message):
-        make_examples(file(), judged, [metric])
+        make_examples(file({"a": 1}), judged, [metric])
 
 
 def test_tasks_that_no_metric_judges():
-    with pytest.raises(CalibrationError, match="no metric judges the task 'fill-mask'"):
-        make_examples(file(), Judged(task="fill-mask"))
+    with pytest.raises(CalibrationError, match="no metric judges the task 'feature-extraction'"):
+        make_examples(file({"a": 1}), Judged(task="feature-extraction"))
     several = Judged(task="sequence-classification", labels=("a", "b"), activation="sigmoid")
     with pytest.raises(CalibrationError, match="several labels of this model may hold at once"):
-        make_examples(file(), several)
+        make_examples(file({"a": 1}), several)
 
 
 def test_examples_that_say_little_are_pointed_out():
@@ -151,3 +151,26 @@ def test_examples_that_say_little_are_pointed_out():
     assert list(make_examples(file(*rows, rows[0]), MOODS).notes()) == []  # one in eleven
     (repeated,) = make_examples(file(*rows, *rows[:5]), MOODS).notes()
     assert "5 of 15 examples of f.jsonl ask what another one asks" in repeated
+
+
+def ranking(**more):
+    return {"query": "q", "positive": ["a", "b"], "negative": ["c"]} | more
+
+
+@pytest.mark.parametrize("judged", [EMBEDDING, CROSS])
+def test_passages_to_rank_are_told_by_their_columns(judged):
+    found = make_examples(file(ranking(), ranking(positive="d")), judged, ["mrr"])
+    assert (found.form, found.inputs, found.expected) == (
+        "rankings", (("q", "a", "b", "c"), ("q", "d", "c")), (2, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [[], "", [""], [1], None])
+def test_passages_that_are_none(value):
+    with pytest.raises(CalibrationError, match="line 1: column 'negative': expected a text or a"):
+        make_examples(file(ranking(negative=value)), EMBEDDING)
+
+
+def test_texts_of_a_masked_language_model():
+    found = make_examples(file({"text": "t"}), Judged(task="fill-mask"), ["pseudo_perplexity"])
+    assert (found.form, found.inputs, found.expected) == ("tokens", ("t",), (None,))

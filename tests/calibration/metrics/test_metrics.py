@@ -13,6 +13,8 @@ from fuselage.calibration.metrics.answer_text import (
 )
 from fuselage.calibration.metrics.entity_f1 import ENTITY_F1
 from fuselage.calibration.metrics.macro_f1 import MACRO_F1, macro_f1
+from fuselage.calibration.metrics.mrr import MRR, reciprocal_rank
+from fuselage.calibration.metrics.pseudo_perplexity import PSEUDO_PERPLEXITY
 from fuselage.calibration.metrics.spearman import SPEARMAN, ranks, spearman
 
 
@@ -101,3 +103,24 @@ def test_entities_count_when_label_and_ends_are_right():
     # tp 2, fp 2, fn 1
     assert judged(ENTITY_F1, answers, expected) == pytest.approx(4 / 7)
     assert judged(ENTITY_F1, [set()], [set()]) == 1.0
+
+
+def test_reciprocal_rank_of_the_best_relevant_passage():
+    assert reciprocal_rank(np.array([0.9, 0.1, 0.5]), 1) == 1.0
+    # the better of two relevant ones stands behind one of three others
+    assert reciprocal_rank(np.array([0.1, 0.6, 0.5, 0.7, 0.2]), 2) == 0.5
+    # who tells nothing apart is last
+    assert reciprocal_rank(np.zeros(5), 1) == 0.2
+    assert judged(MRR, [np.array([2.0, 1.0]), np.array([0.0, 1.0, 2.0])], [1, 1]) == (1 + 1 / 3) / 2
+
+
+def test_pseudo_perplexity_weighs_tokens_alike():
+    # one token of probability 1/2, three of 1/8: the geometric mean over four tokens
+    answers = [np.log([0.5]), np.log([0.125] * 3), np.zeros(0)]
+    assert judged(PSEUDO_PERPLEXITY, answers, [None] * 3) == pytest.approx(2 ** ((1 + 3 * 3) / 4))
+    assert judged(PSEUDO_PERPLEXITY, [np.array([-1e6])], [None]) < float("inf")
+
+
+def test_a_rise_of_perplexity_is_a_loss():
+    assert PSEUDO_PERPLEXITY.lost(8.0, 8.5) == 0.5
+    assert MRR.lost(0.8, 0.75) == pytest.approx(0.05)
