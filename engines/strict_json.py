@@ -12,6 +12,7 @@ _T = TypeVar("_T")
 _KINDS = {
     str: "a string",
     int: "an integer",
+    float: "a number with a point",
     bool: "true or false",
     dict: "an object",
     list: "a list",

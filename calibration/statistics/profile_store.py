@@ -20,9 +20,6 @@ from .profile_arrays import ARRAYS, arrays_of, profile_of
 SCHEMA = 1
 """Of the files, and of how statistics are taken: raise it when numbers would come out otherwise."""
 
-LIMIT_BYTES = 2 << 30
-"""Size of the folder by default: some thirty runs of MiniLM, fourteen of BERT-base."""
-
 _ABANDONED_SECONDS = 3600.0
 """After which a file that was never finished belongs to a process that died."""
 
@@ -50,16 +47,16 @@ class ProfileStore:
     """A folder of statistics that may be shared by processes and be deleted at any time.
 
     A file is written beside its place and moved there, so a process that is killed leaves the old
-    one. When the folder outgrows its limit, what was not used for longest goes.
+    one. Files that are used are touched; how many stay is up to `make_room`.
 
     Attributes:
         folder: made when it is first written to.
-        limit_bytes: size of the folder.
+        make_room: called with the file that was written last, which is to stay.
         note: told what was reused, what could not be read and what could not be written.
     """
 
     folder: Path
-    limit_bytes: int = LIMIT_BYTES
+    make_room: Callable[[Path], object] = field(default=lambda _newest: None, repr=False)
     note: Callable[[str], None] = field(default=lambda _line: None, repr=False)
 
     def load(self, key: str, names: Sequence[str], batches: Sequence[int]) -> Collected | None:
@@ -98,7 +95,8 @@ class ProfileStore:
             with part.open("wb") as file:
                 np.savez(file, **_arrays(key, collected))
             os.replace(part, path)
-            self._prune(path)
+            self._sweep()
+            self.make_room(path)
         except OSError as error:
             with suppress(OSError):
                 part.unlink()
@@ -114,16 +112,12 @@ class ProfileStore:
             raise ValueError(f"key {key!r}: expected sha256 in hexadecimal")
         return self.folder / f"{key}.npz"
 
-    def _prune(self, newest: Path) -> None:
-        """Remove what died, and the least recently used files beyond the limit."""
+    def _sweep(self) -> None:
+        """Remove what died."""
         for part in self.folder.glob(".*.part"):
-            if time.time() - _modified(part) > _ABANDONED_SECONDS:
-                part.unlink(missing_ok=True)
-        total = 0
-        for path in sorted(self.folder.glob("*.npz"), key=_modified, reverse=True):
-            total += _size(path)
-            if total > self.limit_bytes and path != newest:
-                path.unlink(missing_ok=True)
+            with suppress(OSError):  # another process removed it
+                if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                    part.unlink()
 
 
 def _arrays(key: str, collected: Collected) -> dict[str, Any]:
@@ -159,17 +153,3 @@ def _read(file: Any, key: str, names: Sequence[str], batches: Sequence[int]) -> 
         for number, part in enumerate(parts)
     )
     return Collected(parts=found, done=done)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another process removed it
-        return 0.0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -8,9 +8,12 @@ from pathlib import Path
 
 ALL = ("errors.py", "graph", "passes", "engines", "calibration", "compiler")
 
+_KEPT = ("compiler/cache/entry.py", "compiler/stages/kept_graph.py", "compiler/stages/product.py")
+"""What the facts of products look like."""
+
 EXPORT = (
     "errors.py", "graph", "engines/text/task.py", "passes/base.py", "passes/constants.py",
-    "passes/masks", "compiler/exporting", "compiler/models",
+    "passes/masks", "compiler/exporting", "compiler/models", "compiler/stages/export.py", *_KEPT,
 )  # fmt: skip
 """What turns a model into a graph."""
 
@@ -19,8 +22,8 @@ REFERENCE = (
 )  # fmt: skip
 """What asks the PyTorch model."""
 
-ENGINE = ("errors.py", "graph", "engines")
-"""What turns a lowered graph into an engine: a layer that imports no other."""
+ENGINE = ("errors.py", "graph", "engines", "compiler/stages/engine.py", *_KEPT)
+"""What turns a lowered graph into an engine: a layer that imports no other, and its stage."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _KINDS = ("*.py", "*.txt", "*.json")

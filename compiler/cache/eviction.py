@@ -11,10 +11,7 @@ from pathlib import Path
 from ...engines.folder_swap import WorkFolder, sweep
 from .entry import ENTRY
 from .folder import FILES
-from .lock import is_held
-
-_FRESH_SECONDS = 60.0
-"""A lock file younger than this may belong to a process that is about to lock it."""
+from .lock import sweep_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +85,7 @@ def sweep_dead(root: Path) -> None:
         with contextlib.suppress(OSError):
             sweep(folder.with_name(name))
     for path in (root / "locks").glob("*.lock"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _FRESH_SECONDS and not is_held(path):
-                path.unlink()
+        sweep_lock(path)
 
 
 def _item(folder: Path) -> Iterator[Item]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..recipe import changes
+from .changes import rebuilt_because
 from .entry import DamagedEntryError, Entry
 from .eviction import Item, items
 from .folder import FILES
@@ -57,17 +57,17 @@ def last_changes(root: Path, model: str) -> list[dict[str, Any]]:
             entries.append(Entry.read(item.path))
     entries = [entry for entry in entries if entry.key.model == model]
     entries.sort(key=lambda entry: entry.created)
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
-    before: dict[tuple[str, str], Entry] = {}
-    for entry in entries:
-        place = entry.key.stage, entry.key.target
-        last = before.get(place)
-        changed = [] if last is None else changes(last.key.fields, entry.key.fields)
-        use = {"stage": place[0], "target": place[1] or None, "key": entry.key.digest}
-        newest.pop(place, None)
-        newest[place] = {**use, "reused": False, "changed": changed}
-        before[place] = entry
-    return list(newest.values())
+    newest = {(entry.key.stage, entry.key.target): entry for entry in entries}
+    return [
+        {
+            "stage": last.key.stage,
+            "target": last.key.target or None,
+            "key": last.key.digest,
+            "reused": False,
+            "changed": rebuilt_because(entries[: entries.index(last)], last.key),
+        }
+        for last in sorted(newest.values(), key=lambda entry: entry.created)
+    ]
 
 
 def _row(item: Item) -> Row:

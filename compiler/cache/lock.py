@@ -32,18 +32,17 @@ def key_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
             os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock now; also when that cannot be told."""
+def sweep_lock(path: Path) -> None:
+    """Remove the file of a lock that nobody holds; one that was just made is made again."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except OSError:
-        return path.exists()
-    try:
-        return not _lock(descriptor, wait=False)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
+        return
+    with contextlib.suppress(OSError):
+        # Under the lock, as its holder does: who locks the file next finds that it is gone.
+        if _lock(descriptor, wait=False):
+            path.unlink()
+    os.close(descriptor)
 
 
 def _acquire(path: Path, on_wait: Callable[[], None]) -> int | None:

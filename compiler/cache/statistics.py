@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...calibration.statistics.profile_store import ProfileStore
+from .eviction import shrink
 from .folder import CALIBRATION
 from .store import Store
 
@@ -11,5 +12,8 @@ def calibration_store(store: Store | None) -> ProfileStore | None:
     """Where calibration keeps what it has seen so far; None without a cache."""
     if store is None:
         return None
-    limit = min(ProfileStore.limit_bytes, store.limit_bytes)
-    return ProfileStore(store.root / CALIBRATION, limit_bytes=limit, note=store.note)
+    return ProfileStore(
+        store.root / CALIBRATION,
+        make_room=lambda newest: shrink(store.root, store.limit_bytes, newest=newest),
+        note=store.note,
+    )

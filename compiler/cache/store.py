@@ -110,9 +110,9 @@ class Store:
             done = ""
         self.note(f"cache: {error}; {done}the stage runs again")
 
-    def entries(self) -> Iterator[Entry]:
-        """All entries that can be read."""
-        for folder in sorted((self.root / STAGES).glob("*/[!.]*")):
+    def entries(self, stage: str) -> Iterator[Entry]:
+        """The entries of a stage that can be read."""
+        for folder in sorted((self.root / STAGES / stage).glob("[!.]*")):
             with contextlib.suppress(FileNotFoundError, DamagedEntryError):
                 yield Entry.read(folder)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...engines import host
 from ...engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
+from ...engines.bundle import SOURCE
 from ...engines.targets import backend
 from ..cache.code import ENGINE, code_digest
+from ..cache.timings import StoredTimings
 from ..profiles.plan import ShapePlan
 from ..progress import Journal
 from .context import Context, versions
@@ -45,7 +47,10 @@ class BuiltEngine:
 
     def load(self, threads: int) -> Engine:
         """Open it."""
-        return backend(self.target).load(self.product.folder, LoadOptions(threads=threads))
+        folder = self.product.folder
+        # A plan may take its weights from there; another engine must not take the graph instead.
+        source = folder.parent / SOURCE if self.target in COMPILED else None
+        return backend(self.target).load(folder, LoadOptions(threads=threads, source=source))
 
 
 def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> BuiltEngine:
@@ -58,11 +63,14 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
         compute_capabilities=lowered.compute_capabilities,
         gpu_memory=gpu_bytes(context.request.gpu_memory),
         threads=context.request.threads,
+        refittable=context.request.refittable,
+        stripped=context.request.strip_plan,
+        weight_streaming=context.request.weight_streaming,
     )
 
     def make(folder: Path, journal: Journal) -> dict[str, Any]:
         graph = lowered.load()
-        artifact = backend(target).build(graph, config, folder)
+        artifact = backend(target).build(graph, _with_stores(context, lowered, config), folder)
         decomposed = artifact.facts.get("decomposed_attention", ())
         if decomposed:
             reason = decomposed[0]["reason"]
@@ -78,6 +86,17 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
     return BuiltEngine(lowered, product)
 
 
+def _with_stores(context: Context, lowered: LoweredGraph, config: BuildConfig) -> BuildConfig:
+    """With what has no say in what the engine is."""
+    return replace(
+        config,
+        source=lowered.canonical.load() if config.stripped else None,
+        timings=StoredTimings.of(context.runner.kept, lowered.target)
+        if lowered.target == "tensorrt"
+        else None,
+    )
+
+
 def gpu_bytes(gibibytes: float | None) -> int | None:
     """The memory of a GPU as `BuildConfig` holds it."""
     return None if gibibytes is None else int(gibibytes * (1 << 30))
@@ -90,10 +109,13 @@ def target_packages(target: str) -> tuple[str, ...]:
 
 def _fields(lowered: LoweredGraph, config: BuildConfig) -> dict[str, Any]:
     settings = asdict(config)
+    del settings["source"], settings["timings"]
     if lowered.target in COMPILED:
         settings.pop("threads")
     return {
         "graph": lowered.digest,
+        # A plan without weights says where in this graph they are.
+        "weights": lowered.canonical.digest if config.stripped else None,
         "config": settings,
         "machine": _machine(lowered.target),
         "versions": versions("numpy", "onnx", "onnx-ir", *target_packages(lowered.target)),

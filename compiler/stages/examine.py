@@ -73,6 +73,7 @@ def examine(
         "engine": built.product.content,
         "graph": lowered.digest,
         "precision": lowered.precision,
+        "profile": {axis: list(sizes) for axis, sizes in profile.axes.items()},
         "reference": answers.content,
         "blocker": blocker,
         "machine": _machine(),

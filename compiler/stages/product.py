@@ -113,7 +113,7 @@ class StageRunner:
             entry = None if self.kept is None else self.kept.find(key)
             if entry is not None:
                 return self._reuse(entry, title, make, folder)
-            changed = [] if store is None else rebuilt_because(store.entries(), key)
+            changed = [] if store is None else rebuilt_because(store.entries(key.stage), key)
             self._note_use(key, reused=False, changed=changed)
             with self._journal.stage(title):
                 facts, files, told = self._made(key, make, folder, Journal(self._journal.listener))

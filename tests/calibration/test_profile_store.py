@@ -6,6 +6,7 @@ import re
 import stat
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,24 +151,17 @@ def test_every_truncation_is_noticed(store, notes):
     assert len(notes) >= 40
 
 
-def test_least_recently_used_goes_first(store):
-    store.save(KEY, collected())
-    size = (store.folder / f"{KEY}.npz").stat().st_size
-    small = ProfileStore(store.folder, limit_bytes=int(2.5 * size))
-    small.save(OTHER, collected())
-    for key, age in ((KEY, 200), (OTHER, 100)):
-        os.utime(store.folder / f"{key}.npz", (time.time() - age,) * 2)
-    assert small.load(KEY, NAMES, (2, 2)) is not None  # used now, so the other one is older
-    small.save(THIRD, collected())
-    assert sorted(path.stem for path in store.folder.iterdir()) == [KEY, THIRD]
-
-
-def test_file_beyond_the_limit_is_kept_until_the_next_one(store):
-    tight = ProfileStore(store.folder, limit_bytes=1)
-    tight.save(KEY, collected())
-    assert tight.load(KEY, NAMES, (2, 2)) is not None
-    tight.save(OTHER, collected())
-    assert [path.stem for path in store.folder.iterdir()] == [OTHER]
+def test_room_is_made_for_what_was_written_and_use_is_remembered(store):
+    written = []
+    roomy = replace(store, make_room=written.append)
+    for key in (KEY, OTHER):
+        roomy.save(key, collected())
+        os.utime(store.folder / f"{key}.npz", (100, 100))
+    assert written == [store.folder / f"{key}.npz" for key in (KEY, OTHER)]
+    assert roomy.load(KEY, NAMES, (2, 2)) is not None
+    used = [(store.folder / f"{key}.npz").stat().st_mtime for key in (KEY, OTHER)]
+    assert used[0] > time.time() - 60
+    assert used[1] == 100
 
 
 def test_what_a_killed_process_left_goes_after_an_hour_and_foreign_files_stay(store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from fuselage.calibration.statistics.profile_store import Collected
 from fuselage.compiler.cache.changes import rebuilt_because
 from fuselage.compiler.cache.entry import DamagedEntryError, Entry, hash_files
 from fuselage.compiler.cache.eviction import items, remove_unused, shrink, sweep_dead
 from fuselage.compiler.cache.key import StageKey
 from fuselage.compiler.cache.listing import last_changes, listing
+from fuselage.compiler.cache.statistics import calibration_store
 from fuselage.compiler.cache.store import Store
 
 
@@ -81,6 +84,8 @@ def test_equal_keys_are_equal_in_any_order_and_stages_never_meet() -> None:
         lambda text: text.replace('"nodes": 3', '"nodes": 4'),
         lambda text: text.replace('"schema": 1', '"schema": 2'),
         lambda text: text.replace("engine.plan", "../../escape"),
+        lambda text: re.sub(r'"created": .*', '"created": 5,', text),
+        lambda text: re.sub(r'"created": .*', '"created": "now",', text),
         lambda _: "[]",
         lambda _: "é",
         lambda _: "[" * 100_000,
@@ -131,6 +136,25 @@ def test_statistics_of_calibration_are_under_the_same_limit(store: Store, produc
     keep(store, key(), product)
     assert (old.exists(), new.exists()) == (False, True)
     assert sorted(row.stage for row in listing(store.root)) == ["calibration", "export"]
+
+
+def test_statistics_that_are_saved_push_out_what_was_not_used_for_longest(
+    store: Store, product: Path
+) -> None:
+    (product / "engine.plan").write_bytes(bytes(4_000))
+    for number in range(2):
+        entry = keep(store, key(task=number), product)
+        os.utime(entry.folder / "entry.json", (100 + number, 100 + number))
+    statistics = calibration_store(store)
+    assert statistics is not None
+    assert statistics.save("a" * 64, Collected(parts=({},), done=1))
+    assert [store.find(key(task=n)) is not None for n in range(2)] == [True, True]
+    store.limit_bytes = 6_000
+    os.utime(store.root / "stages/export" / key(task=0).digest / "entry.json", (100, 100))
+    assert statistics.save("b" * 64, Collected(parts=({},), done=1))
+    assert [store.find(key(task=n)) is not None for n in range(2)] == [False, True]
+    assert len(list((store.root / "calibration").iterdir())) == 2
+    assert calibration_store(None) is None
 
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_the_note_comes_once(
@@ -216,12 +240,13 @@ def test_the_key_that_made_a_stage_run_is_named(store: Store, product: Path) -> 
     keep(store, key("quantise", texts="xyz", versions={"onnx": "2"}), product)
     keep(store, key("engine", target="ort-cpu", texts="def"), product)
     wanted = key("quantise", texts="def", versions={"onnx": "1"})
-    assert rebuilt_because(store.entries(), wanted) == ["texts: 'abc' -> 'def'"]
-    assert rebuilt_because(store.entries(), key("prove")) == []
+    assert rebuilt_because(store.entries("quantise"), wanted) == ["texts: 'abc' -> 'def'"]
+    assert list(store.entries("prove")) == []
+    keep(store, wanted, product)
     assert [
         (use["stage"], use["target"], use["changed"]) for use in last_changes(store.root, "m")
     ] == [
-        ("quantise", None, ["texts: 'abc' -> 'xyz'", "versions.onnx: '1' -> '2'"]),
         ("engine", "ort-cpu", []),
+        ("quantise", None, ["texts: 'abc' -> 'def'"]),
     ]
     assert last_changes(store.root, "another") == []
