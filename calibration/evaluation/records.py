@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from ...errors import CalibrationError
-from ..text.sources import data_files, source_name
+from ..text.sources import STANDARD_INPUT, data_files, source_name
 from ..text.sources_arrow import Record, arrow_records, parquet_records
 from ..text.sources_columns import csv_fields, json_values, tsv_fields
 from ..text.sources_lines import decoded
@@ -44,10 +45,10 @@ class EvaluationFile:
 
     @classmethod
     def read(cls, path: str | Path, columns: Mapping[str, str] | None = None) -> Self:
-        """Read a file, or a folder with data files.
+        """Read a file, a folder with data files, or standard input.
 
         Args:
-            path: .jsonl, .ndjson or .json (one object a line), .csv or .tsv (with a header, or one
+            path: ``-`` for standard input with one object a line, or .jsonl, .ndjson or .json (one object a line), .csv or .tsv (with a header, or one
                 number beside one or two texts), .parquet or .arrow.
             columns: role (one of `ROLES`) to the name of a column.
 
@@ -63,10 +64,14 @@ class EvaluationFile:
                 f"evaluation column {unknown}={columns[unknown]}: expected one of "
                 f"{', '.join(ROLES)} before the equals sign"
             )
-        records = [record for file in data_files(Path(path)) for record in _records(file)]
+        if str(path) == STANDARD_INPUT:
+            records = list(_json(Path(source_name(path)), sys.stdin.buffer))
+        else:
+            records = [record for file in data_files(Path(path)) for record in _records(file)]
         if len(records) < FEWEST:
+            where = source_name(path) if str(path) == STANDARD_INPUT else path
             raise CalibrationError(
-                f"{path}: expected at least {FEWEST} examples to evaluate with, got "
+                f"{where}: expected at least {FEWEST} examples to evaluate with, got "
                 f"{len(records)}; some hundred are needed to tell small drops"
             )
         return cls(records=tuple(records), source=source_name(path), columns=columns)

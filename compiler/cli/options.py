@@ -82,7 +82,7 @@ Evaluation = Annotated[
         "--eval",
         metavar="FILE",
         help="Examples with what the model should answer, to measure what INT8 loses: .jsonl, "
-        ".csv, .tsv, .parquet or .arrow.",
+        ".csv, .tsv, .parquet or .arrow, or - for JSON lines on standard input.",
     ),
 ]
 EvaluationColumns = Annotated[

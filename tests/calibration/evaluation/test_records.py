@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -61,6 +62,23 @@ def test_digest_is_of_the_rows_and_the_columns(write):
     assert digest == EvaluationFile.read(write("copy.tsv", *PAIRS)).digest
     assert digest != EvaluationFile.read(write("other.tsv", *PAIRS[:-1], "9\tx\ty")).digest
     assert digest != EvaluationFile.read(path, {"score": "number"}).digest
+
+
+def test_standard_input_is_json_lines(monkeypatch):
+    def give(rows):
+        content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+
+    give([{"text": f"ü {number}", "label": number} for number in range(12)])
+    file = EvaluationFile.read("-")
+    assert (len(file.records), file.source) == (12, "standard input")
+    assert file.records[1] == ("standard input: line 2", {"text": "ü 1", "label": 1})
+    give([])
+    with pytest.raises(CalibrationError, match="standard input: expected at least 10 examples"):
+        EvaluationFile.read("-")
+    give(["a text"])
+    with pytest.raises(CalibrationError, match="standard input: line 1: expected an object"):
+        EvaluationFile.read("-")
 
 
 def test_few_examples_are_refused(write):
