@@ -86,6 +86,9 @@ def build(
     profiles: str = "wide",
     compute_capabilities: Sequence[str] = (),
     gpu_memory: float | None = None,
+    refittable: bool = False,
+    strip_plan: bool = False,
+    weight_streaming: bool = False,
     threads: int = 0,
     verify: Literal["each", "final", "off"] = "final",
     require: Sequence[str] = (),
@@ -121,6 +124,11 @@ def build(
             lengths of the texts, or another limit as a number.
         compute_capabilities: for ahead-of-time plans, for example ``("SM80", "SM89")``.
         gpu_memory: GiB of the smallest GPU that TensorRT engines must fit.
+        refittable: whether TensorRT plans take other weights later (`fuselage refit`).
+        strip_plan: whether TensorRT plans are written without their weights, which are read from
+            the bundle's graph when an engine is opened.
+        weight_streaming: whether weights of TensorRT plans may stay in host memory; see
+            `ExecutorOptions.weight_streaming_budget`.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         verify: when passes are held to the model's numbers: after each, once at the end, never.
         require: blocks that must be fused, for example ``("attention=all",)``.
@@ -159,6 +167,9 @@ def build(
         profiles=profiles,
         compute_capabilities=_names(compute_capabilities),
         gpu_memory=gpu_memory,
+        refittable=refittable,
+        strip_plan=strip_plan,
+        weight_streaming=weight_streaming,
         threads=threads,
         verify=verify,
         require=_names(require),

@@ -131,6 +131,7 @@ def _check_options(request: Request, assignment: Assignment) -> None:
     for target, precision in targets.items():
         gpus_for(target, precision, request.compute_capabilities)
     _check_gpu(request, targets.keys())
+    _check_weights(request, assignment)
 
 
 def _check_budget(request: Request, is_quantized: bool) -> None:
@@ -159,6 +160,9 @@ def _check_gpu(request: Request, targets: Collection[str]) -> None:
         f"compute capabilities {capabilities}": capabilities != "",
         f"--profiles {request.profiles}": parse_profiles(request.profiles) is not None,
         f"--gpu-memory {request.gpu_memory or 0:g}": request.gpu_memory is not None,
+        "--refittable": request.refittable,
+        "--strip-plan": request.strip_plan,
+        "--weight-streaming": request.weight_streaming,
     }
     for option, is_given in asked.items():
         if is_given and _PLANNED.isdisjoint(targets):
@@ -166,6 +170,25 @@ def _check_gpu(request: Request, targets: Collection[str]) -> None:
                 f"{option}: it is for {' or '.join(sorted(_PLANNED))}, this build is for "
                 f"{', '.join(targets)}; leave it out, or add a target"
             )
+
+
+def _check_weights(request: Request, assignment: Assignment) -> None:
+    """Refuse plans that cannot be built as asked before the export, which takes longer."""
+    if request.strip_plan and assignment.any_of(QUANTIZED):
+        raise BuildError(
+            f"--strip-plan: precision {request.precision!r} computes with weights that the "
+            "bundle's graph does not hold, so the plan alone has them; leave it out, or ask for "
+            "fp16"
+        )
+    if not (request.refittable or request.strip_plan):
+        return
+    from ..engines.tensorrt.backend import TensorRtBackend
+    from ..engines.tensorrt.weights.mode import WeightMode
+
+    mode = WeightMode.asked(refittable=request.refittable, stripped=request.strip_plan)
+    for target in sorted(_PLANNED & assignment.precisions.keys()):
+        gpus = gpus_for(target, assignment.precisions[target], request.compute_capabilities)
+        TensorRtBackend.of(target).check_mode(mode, gpus)
 
 
 def _check_texts(request: Request, assignment: Assignment) -> None:

@@ -52,6 +52,9 @@ class Request:
             ``auto`` with another limit as a number.
         compute_capabilities: GPUs of an ahead-of-time plan; empty for the default.
         gpu_memory: GiB of the smallest GPU that TensorRT engines must fit; None for no bound.
+        refittable: whether TensorRT plans take other weights later.
+        strip_plan: whether TensorRT plans are written without their weights.
+        weight_streaming: whether weights of TensorRT plans may stay in host memory.
         threads: CPU threads; 0 for all physical cores.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
         require: blocks that must be fused, such as ``attention=all``.
@@ -77,6 +80,9 @@ class Request:
     profiles: str = "wide"
     compute_capabilities: tuple[str, ...] = ()
     gpu_memory: float | None = None
+    refittable: bool = False
+    strip_plan: bool = False
+    weight_streaming: bool = False
     threads: int = 0
     verify: str = "final"
     require: tuple[str, ...] = ()
@@ -101,6 +107,9 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "verify": request.verify,
         "compute_capabilities": list(request.compute_capabilities),
         "gpu_memory": request.gpu_memory,
+        "refittable": request.refittable,
+        "strip_plan": request.strip_plan,
+        "weight_streaming": request.weight_streaming,
         "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
         "evaluation": None if request.evaluation is None else request.evaluation.digest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -117,6 +117,16 @@ class Engine(abc.ABC):
         self.close()
 
 
+class TimingStore(Protocol):
+    """Measurements of kernels on the GPU of this machine, kept from build to build."""
+
+    def read(self) -> bytes | None:
+        """What is kept; None when nothing is."""
+
+    def update(self, merge: Callable[[bytes | None], bytes]) -> None:
+        """Keep what ``merge`` makes of what is there by then; one build at a time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """How to build; never what to compute: precision is in the graph (casts, Q/DQ).
@@ -132,6 +142,12 @@ class BuildConfig:
         gpu_memory: bytes of the smallest GPU that a TensorRT engine must fit; None for those of the
             GPU it is built on, and for no bound where it is compiled ahead of time.
         threads: CPU threads the engine is tuned for; 0 means all physical cores allowed to us.
+        refittable: whether a TensorRT plan takes other weights later.
+        stripped: whether a TensorRT plan is written without weights, which are then those of
+            `source` when it is opened.
+        weight_streaming: whether a part of a TensorRT plan's weights may stay in host memory.
+        source: the bundle's graph as read from its files, for `stripped`.
+        timings: where TensorRT's measurements of kernels are kept; None to measure anew.
     """
 
     profile: ShapeProfile
@@ -141,6 +157,11 @@ class BuildConfig:
     workspace_bytes: int = 4 << 30
     gpu_memory: int | None = None
     threads: int = 0
+    refittable: bool = False
+    stripped: bool = False
+    weight_streaming: bool = False
+    source: Graph | None = field(default=None, repr=False, compare=False)
+    timings: TimingStore | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +191,22 @@ class ExecutorOptions:
         buckets: dynamic axis -> sizes that calls are padded up to with zeros, so that fewer
             graphs serve more shapes. Give it only where a zero means padding to the model: rows of
             a batch, or tokens whose attention mask is an input. Answers come without the padding.
+        weight_streaming_budget: bytes of GPU memory for weights that can be streamed, of an
+            engine that was built with weight streaming; None for what TensorRT thinks best.
     """
 
     lanes: int = 2
     graphs: int = 64
     graph_after: int = 3
     buckets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    weight_streaming_budget: int | None = None
 
     def __post_init__(self) -> None:
+        if self.weight_streaming_budget is not None and self.weight_streaming_budget < 0:
+            raise DeviceError(
+                f"executor: weight_streaming_budget={self.weight_streaming_budget}: expected bytes "
+                "of GPU memory, 0 or more, or None"
+            )
         if self.lanes < 1 or self.graphs < 0 or self.graph_after < 1:
             raise DeviceError(
                 "executor: expected at least 1 lane, 0 graphs and 1 call before a graph, got "

@@ -79,6 +79,21 @@ def build(
     gpu_memory: Annotated[
         float | None, typer.Option(help="GiB of the smallest GPU that the engine must fit.")
     ] = None,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="TensorRT plans that take other weights later.")
+    ] = False,
+    strip_plan: Annotated[
+        bool,
+        typer.Option(
+            "--strip-plan", help="TensorRT plans without weights, which come from the graph."
+        ),
+    ] = False,
+    weight_streaming: Annotated[
+        bool,
+        typer.Option(
+            "--weight-streaming", help="TensorRT plans whose weights may stay in host memory."
+        ),
+    ] = False,
     verify: Verify = "final",
     requirements: Require = None,
     costs: Costs = None,
@@ -114,6 +129,9 @@ def build(
         profiles=profiles,
         compute_capabilities=tuple(compute_capability or ()),
         gpu_memory=gpu_memory,
+        refittable=refittable,
+        strip_plan=strip_plan,
+        weight_streaming=weight_streaming,
         threads=threads,
         verify=verify,
         require=tuple(requirements or ()),

@@ -5,29 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BuildError, DeviceError
 from ..base import ENGINE_FACTS, BuildConfig, Engine, EngineArtifact, LoadOptions
 from ..mismatch import Mismatch
-from .attention import Decomposed, caches_of, lost_attention
 from .cuda import Cuda
 from .engine import TensorRtEngine
 from .facts import PlanFacts
 from .fit import differences, this_machine
 from .flavour import FLAVOURS, Flavour, choose_compute_capabilities
-from .kernels import EngineListing, read_listing
 from .log import LogLines, make_logger
-from .memory import memory_need
 from .native_output import native_output
 from .network import ParsedNetwork, parse_network
-from .profiles import add_profile, engine_profiles
+from .plan import open_plan
+from .profiles import add_profile
+from .statement import plan_facts, profiles_of
+from .timing_cache import Timings
+from .weights.mode import WeightMode, refuse_mode, set_flags
+from .weights.refill import refill, serialized
+from .weights.structure import check_refittable
+from .weights.table import OWN, STUB, read_weights, weights_of, write_stub, write_table
 
 if TYPE_CHECKING:
     from ...graph.model import Graph
-    from ...graph.tensors import ShapeProfile
 
 PLAN = "engine.plan"
 """File name of the serialised engine in a target's folder."""
@@ -89,27 +92,44 @@ class TensorRtBackend:
         if blocker := self.build_blocker():
             raise BuildError(blocker)
         targets = choose_compute_capabilities(self.flavour, trt, config.compute_capabilities)
+        mode = WeightMode.of(config)
+        refuse_mode(self.flavour, mode, targets)
         started = time.perf_counter()
         lines = LogLines()
-        plan, parsed = _compile(trt, graph, config, targets, lines)
+        timings = Timings.of(self.flavour, config.timings)
+        plan, parsed = _compile(trt, graph, config, targets, lines, timings)
         seconds = time.perf_counter() - started
-        facts = self._facts(graph, config, plan, lines, parsed.decomposed) | {
+        facts = plan_facts(
+            graph, config, plan, lines, parsed.decomposed, gpu_memory=self._gpu_memory(config)
+        ) | {
+            "target": self.target,
+            "package": self.flavour.distribution,
             "compute_capabilities": list(targets),
             "package_version": str(trt.__version__),
             "build_seconds": round(seconds, 3),
             "built_on": self._built_on(),
+            "weights": mode.facts(),
         }
-        _write(folder / PLAN, plan)
-        text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
-        _write(folder / ENGINE_FACTS, text.encode())
-        return EngineArtifact(target=self.target, files=(PLAN, ENGINE_FACTS), facts=facts)
+        facts["warnings"] += timings.notes
+        return self._written(plan, facts, graph, config, folder)
+
+    def check_mode(self, mode: WeightMode, compute_capabilities: tuple[str, ...]) -> None:
+        """Refuse plans that take weights where this machine cannot build them.
+
+        Raises:
+            BuildError: with the reason and what to do.
+        """
+        trt = self.flavour.module()
+        targets = choose_compute_capabilities(self.flavour, trt, compute_capabilities)
+        refuse_mode(self.flavour, mode, targets)
 
     def load(self, folder: Path, options: LoadOptions) -> Engine:
         """Open a plan on the current GPU.
 
         Args:
             folder: what `build` wrote.
-            options: threads and source have no meaning here; a plan runs on the GPU or not at all.
+            options: threads have no meaning here; the source is read for a plan that was written
+                without weights alone: it never runs in place of a plan.
 
         Raises:
             MissingPackageError: when the flavour's package or cuda-bindings is not installed.
@@ -117,11 +137,68 @@ class TensorRtBackend:
             BundleError: when the files are not what `build` writes.
         """
         facts = PlanFacts.read(folder / ENGINE_FACTS, self.target)
+        if facts.mode.stripped and options.source is None:
+            raise DeviceError(
+                f"{folder.name}: this plan was built without its weights (--strip-plan), which are "
+                "in the graph of its bundle; open it through the bundle"
+            )
         plan = facts.read_plan(folder / PLAN)
         trt = self.flavour.module()
         cuda = Cuda.open()
         cuda.require_device()
-        return TensorRtEngine.open(trt, cuda, plan, facts, options.executor)
+        weights = None
+        if facts.mode.stripped and options.source is not None:
+            weights = read_weights(folder, facts.table, options.source)
+        return TensorRtEngine.open(trt, cuda, plan, facts, options.executor, weights)
+
+    def refit(self, old: Path, graph: Graph, config: BuildConfig, folder: Path) -> EngineArtifact:
+        """Make an engine of a plan that takes weights and a graph that differs in them alone.
+
+        A plan that was written without weights is copied, which needs no GPU.
+
+        Args:
+            old: folder of the engine; it stays as it is.
+            graph: with the new weights.
+            config: `source` is read.
+            folder: existing and empty; nothing is written before the plan has its weights.
+
+        Raises:
+            BuildError: when the plan takes no other weights, or the graph is of another form.
+            DeviceError: when this machine cannot open the plan, or TensorRT does not refit it.
+            BundleError: when the files are not what `build` writes.
+        """
+        facts = PlanFacts.read(old / ENGINE_FACTS, self.target)
+        plan = facts.read_plan(old / PLAN)
+        check_refittable(old, facts.mode, graph)
+        if not facts.mode.stripped:
+            plan = self._refitted(plan, facts, graph)
+        content = json.loads((old / ENGINE_FACTS).read_bytes())
+        content |= {"bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()}
+        config = replace(config, refittable=True, stripped=facts.mode.stripped)
+        return self._written(plan, content, graph, config, folder)
+
+    def _refitted(self, plan: bytes, facts: PlanFacts, graph: Graph) -> bytes:
+        trt = self.flavour.module()
+        cuda = Cuda.open()
+        cuda.require_device()
+        opened = open_plan(trt, cuda, plan, facts)
+        refill(opened, weights_of(graph))
+        return serialized(opened)
+
+    def _written(
+        self,
+        plan: bytes | memoryview,
+        facts: dict[str, Any],
+        graph: Graph,
+        config: BuildConfig,
+        folder: Path,
+    ) -> EngineArtifact:
+        _write(folder / PLAN, plan)
+        facts |= _write_weights(graph, config, folder)
+        text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
+        _write(folder / ENGINE_FACTS, text.encode())
+        beside = tuple(name for name in (STUB, OWN) if (folder / name).exists())
+        return EngineArtifact(target=self.target, files=(PLAN, ENGINE_FACTS, *beside), facts=facts)
 
     def mismatches(self, folder: Path) -> tuple[Mismatch, ...]:
         """In what this machine differs from the one the plan was built for; loads no plan.
@@ -143,90 +220,39 @@ class TensorRtBackend:
             return config.gpu_memory
         return Cuda.open().memory()[1]
 
-    def _facts(
-        self,
-        graph: Graph,
-        config: BuildConfig,
-        plan: memoryview,
-        lines: LogLines,
-        decomposed: tuple[Decomposed, ...],
-    ) -> dict[str, Any]:
-        listing = read_listing(lines.texts())
-        profiles = _profiles(graph, config)
-        silent = "the log of this TensorRT lists no kernels; fusion and precision are not counted"
-        caches = caches_of(graph)
-        need = memory_need(
-            (*graph.inputs, *(spec for spec in graph.outputs if spec.name not in caches)),
-            profiles,
-            weights=listing.weight_bytes,
-            workspace=listing.activation_bytes,
-        )
-        limit = self._gpu_memory(config)
-        tight = () if need is None or limit is None else need.check(limit)
-        return {
-            "target": self.target,
-            "package": self.flavour.distribution,
-            "bytes": plan.nbytes,
-            "sha256": hashlib.sha256(plan).hexdigest(),
-            "profile": _sizes(config.profile),
-            "profiles": [_sizes(profile) for profile in profiles],
-            "buckets": list(config.buckets),
-            "inputs": PlanFacts.tensors(graph.inputs),
-            "outputs": PlanFacts.tensors(graph.outputs),
-            "caches": caches,
-            "decomposed_attention": [
-                {"node": found.node, "reason": found.reason}
-                for found in lost_attention(graph, listing, len(profiles), decomposed)
-            ],
-            "kernels": listing.of_profile(0).summary() if listing.kernels else None,
-            "decode_kernels": _decode_kernels(listing, config, profiles),
-            "profile_kernels": _kernels(listing, len(profiles)),
-            "kernel_list": [kernel.facts() for kernel in listing.kernels],
-            "activation_bytes": listing.activation_bytes,
-            "weight_bytes": listing.weight_bytes,
-            "gpu_memory": None if need is None else need.facts(),
-            "warnings": [*lines.warnings, *(() if listing.kernels else (silent,)), *tight],
-        }
-
 
 def _compile(
-    trt: Any, graph: Graph, config: BuildConfig, targets: tuple[str, ...], lines: LogLines
+    trt: Any,
+    graph: Graph,
+    config: BuildConfig,
+    targets: tuple[str, ...],
+    lines: LogLines,
+    timings: Timings,
 ) -> tuple[memoryview, ParsedNetwork]:
     logger = make_logger(trt, lines, verbose=True)
     builder = _start(trt, logger, lines)
     with native_output(lines):
         parsed = parse_network(trt, builder, logger, lines, graph)
         builder_config = _builder_config(trt, builder, config, targets)
-        for shapes in _profiles(graph, config):
+        for shapes in profiles_of(graph, config):
             add_profile(builder, parsed.network, builder_config, inputs=graph.inputs, shapes=shapes)
+        timings.attach(builder_config, lines)
         plan = builder.build_serialized_network(parsed.network, builder_config)
     if plan is None or lines.errors:
         where = f" for {', '.join(targets)}" if targets else ""
         raise BuildError(f"TensorRT cannot build the engine{where}: {lines.take_problems()}")
+    timings.keep(builder_config)
     return memoryview(plan), parsed
 
 
-def _profiles(graph: Graph, config: BuildConfig) -> tuple[ShapeProfile, ...]:
-    caches = tuple(caches_of(graph).values())
-    return engine_profiles(config.profiles, config.profile, graph.inputs, caches)
-
-
-def _kernels(listing: EngineListing, profiles: int) -> list[dict[str, Any]]:
-    """Of each profile; empty when the log lists none."""
-    listed = range(profiles) if listing.kernels else ()
-    return [listing.of_profile(index).summary() for index in listed]
-
-
-def _decode_kernels(
-    listing: EngineListing, config: BuildConfig, profiles: tuple[ShapeProfile, ...]
-) -> dict[str, Any] | None:
-    """Of the profile that a decoder has beyond those asked for."""
-    last = len(profiles) - 1
-    return listing.of_profile(last).summary() if last >= max(1, len(config.profiles)) else None
-
-
-def _sizes(shapes: ShapeProfile) -> dict[str, list[int]]:
-    return {name: list(sizes) for name, sizes in shapes.axes.items()}
+def _write_weights(graph: Graph, config: BuildConfig, folder: Path) -> dict[str, Any]:
+    """What a plan that takes weights needs beside it."""
+    if WeightMode.of(config).refit is None:
+        return {}
+    write_stub(graph, folder)
+    if not config.stripped:
+        return {}
+    return {"weight_table": write_table(graph, config.source, folder)}
 
 
 def _start(trt: Any, logger: Any, lines: LogLines) -> Any:
@@ -240,6 +266,7 @@ def _builder_config(trt: Any, builder: Any, config: BuildConfig, targets: tuple[
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     builder_config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
+    set_flags(trt, builder_config, WeightMode.of(config))
     if targets and hasattr(trt, "ComputeCapability"):
         builder_config.num_compute_capabilities = len(targets)
         for index, name in enumerate(targets):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 from ...errors import DeviceError
@@ -21,6 +22,9 @@ from .executor.statistics import LaneStatistics
 from .facts import PlanFacts
 from .memory import check_lanes, check_weights
 from .plan import OpenPlan, open_plan
+from .weights.refill import refill
+from .weights.streaming import set_budget
+from .weights.table import PlanWeights
 
 _MOST_NOTES = 16
 """Reasons may name shapes, so there could be any number of them."""
@@ -45,10 +49,12 @@ class TensorRtEngine(Engine):
         self.profiles = facts.profiles
         self.buckets = facts.buckets
         self._plan = plan
+        self._mode = facts.mode
         self._cuda = cuda
         self._device = cuda.device()
         self._requests = RequestReader(facts, options.buckets)
         self._closing = threading.Lock()
+        self._closed = False
         self._noting = threading.Lock()
         check_lanes(cuda, workspace_bytes(plan.engine), options.lanes)
         with ExitStack() as stack:
@@ -67,6 +73,7 @@ class TensorRtEngine(Engine):
         plan: bytes,
         facts: PlanFacts,
         options: ExecutorOptions | None = None,
+        weights: PlanWeights | None = None,
     ) -> TensorRtEngine:
         """Open a plan on the calling thread's GPU.
 
@@ -75,7 +82,8 @@ class TensorRtEngine(Engine):
             cuda: a facade whose `require_device` passed.
             plan: content of ``engine.plan``; not needed afterwards.
             facts: content of ``engine.json``.
-            options: lanes, graphs and buckets; None for the defaults.
+            options: lanes, graphs, buckets and budget; None for the defaults.
+            weights: of a plan that was written without them.
 
         Raises:
             DeviceError: when this machine cannot run the plan, or its GPU has not enough free
@@ -83,8 +91,23 @@ class TensorRtEngine(Engine):
             FeedError: when the buckets do not fit the plan.
             BundleError: when plan and facts are damaged or do not belong together.
         """
-        check_weights(cuda, facts.weight_bytes or 0)
-        return cls(cuda, open_plan(trt, cuda, plan, facts), facts, options or ExecutorOptions())
+        options = options or ExecutorOptions()
+        total = facts.weight_bytes or 0
+        if not facts.mode.streamed:
+            check_weights(cuda, total)
+        opened = open_plan(trt, cuda, plan, facts)
+        if weights is not None:
+            refill(opened, weights)
+        note = set_budget(
+            opened,
+            cuda,
+            options.weight_streaming_budget,
+            streamed=facts.mode.streamed,
+            total=total,
+        )
+        if note is not None:
+            opened = replace(opened, notes=(*opened.notes, note))
+        return cls(cuda, opened, facts, options)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see `Engine.run`.
@@ -137,6 +160,11 @@ class TensorRtEngine(Engine):
             DeviceError: when the plan was built with its weights fixed, the engine is closed, or
                 TensorRT fails midway, after which the engine refuses every call.
         """
+        if self._mode.refit == "identical":
+            raise DeviceError(
+                f"this {self.target} plan was built for the weights of its bundle alone "
+                "(--strip-plan); build it with --refittable to give it others"
+            )
         with self._pool.alone(), self._cuda.on_device(self._device):
             for lane in self._lanes:
                 lane.finish()
@@ -154,13 +182,19 @@ class TensorRtEngine(Engine):
 
     def close(self) -> None:
         """Wait for the calls under way, then release everything; further calls do nothing."""
+        if self._pool.is_foreign:
+            return  # forked off: all of it is the parent's
         self._pool.close()
         with self._closing:
+            if self._closed:
+                return
+            self._closed = True
             if self._plan.compiled is not None:
                 self._plan.compiled.keep()
             with suppress(DeviceError), self._cuda.on_device(self._device):
                 self._resources.close()
             self._resources.close()  # a lost GPU cannot even be selected
+            del self._plan  # and with it the weights
 
     def _note(self, note: str) -> None:
         with self._noting:

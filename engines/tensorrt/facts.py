@@ -11,6 +11,8 @@ from typing import Any
 
 from ...errors import BundleError, FeedError
 from ...graph.tensors import ShapeProfile, TensorSpec
+from .weights.mode import WeightMode
+from .weights.table import WeightEntry
 
 _FAULTS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, FeedError)
 """What reading a text of another form ends in."""
@@ -49,6 +51,8 @@ class PlanFacts:
         weight_bytes: GPU memory of the weights; None when the build did not say.
         caches: outputs that are inputs written in place, and those inputs.
         built_on: the GPU and driver it was tuned on; None when it was compiled without a GPU.
+        mode: what may happen to its weights.
+        table: where the weights of a plan without them are.
     """
 
     target: str
@@ -64,6 +68,8 @@ class PlanFacts:
     weight_bytes: int | None = None
     caches: Mapping[str, str] = field(default_factory=dict)
     built_on: BuildMachine | None = None
+    mode: WeightMode = field(default_factory=WeightMode)
+    table: tuple[WeightEntry, ...] = ()
 
     @classmethod
     def read(cls, path: Path, target: str) -> PlanFacts:
@@ -108,6 +114,8 @@ class PlanFacts:
             weight_bytes=_bytes(facts.get("weight_bytes")),
             built_on=_machine(facts.get("built_on")),
             caches=_caches(facts.get("caches", {}), inputs, outputs),
+            mode=WeightMode.parse(facts.get("weights", {})),
+            table=tuple(map(WeightEntry.parse, facts.get("weight_table", ()))),
         )
 
     @staticmethod

@@ -62,6 +62,18 @@ class LogLines:
         ]
         return tuple(dict.fromkeys(warnings))
 
+    def mark(self) -> int:
+        """How many lines there are, for `take_since`."""
+        return len(self._lines)
+
+    def take_since(self, mark: int) -> str:
+        """Take back the problems of a step that may fail: the lines since a mark, those alone."""
+        lines = list(self._lines)
+        self._lines.clear()
+        self._lines.extend(lines[:mark])
+        bad = {text for level, text in lines[mark:] if level in (*_FAILURES, "WARNING")}
+        return "; ".join(sorted(bad))
+
     def texts(self) -> Iterator[str]:
         """All messages of any severity, oldest first."""
         return (text for _, text in self._lines)

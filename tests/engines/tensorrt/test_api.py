@@ -35,6 +35,7 @@ CLASS_OF = {
     "layer.attention": "IAttention",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
+    "parser_refitter": "OnnxParserRefitter",
     "parser_error": "ParserError",
     "profile": "IOptimizationProfile",
     "query": "ITensor",
@@ -42,7 +43,9 @@ CLASS_OF = {
     "runtime": "Runtime",
     "runtime_cache": "IRuntimeCache",
     "runtime_config": "IRuntimeConfig",
+    "serialization_config": "ISerializationConfig",
     "tensor": "ITensor",
+    "timing_cache": "ITimingCache",
 }
 """What a variable of this name holds, everywhere in the package."""
 

@@ -46,6 +46,10 @@ def onnx_plan(model: bytes) -> bytes:
 
 def model_of(plan: bytes, model: FakeModel | None) -> FakeModel | None:
     """What a plan computes; None when it is no plan."""
+    if plan.startswith(PLAN + b" "):
+        from .onnx_model import OnnxModel
+
+        return OnnxModel.read(plan)
     if plan.startswith(PLAN + b"\n"):
         return FakeModel.of_onnx(plan.removeprefix(PLAN + b"\n"))
     return model if plan == PLAN else None

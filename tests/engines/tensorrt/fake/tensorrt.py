@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from . import builder, refitter
 from .cuda import FakeCuda
 from .model import PLAN, FakeModel, model_of
+from .onnx_model import OnnxModel
 from .runtime_cache import RuntimeConfig
 from .streams import MisuseError
 
@@ -93,6 +95,13 @@ _MODULE = {
     "ExecutionContextAllocationStrategy": ExecutionContextAllocationStrategy,
     "EngineValidity": EngineValidity,
     "EngineInvalidityDiagnostics": EngineInvalidityDiagnostics,
+    "BuilderFlag": builder.BuilderFlag,
+    "ComputeCapability": builder.ComputeCapability,
+    "LayerType": builder.LayerType,
+    "MemoryPoolType": builder.MemoryPoolType,
+    "NetworkDefinitionCreationFlag": builder.NetworkDefinitionCreationFlag,
+    "ProfilingVerbosity": builder.ProfilingVerbosity,
+    "SerializationFlag": builder.SerializationFlag,
 }
 
 
@@ -108,12 +117,14 @@ class FakeTensorRt(SimpleNamespace):
     Attributes:
         faults: any of ``deserialize``, ``context``, ``profile``, ``shape``, ``infer``,
             ``infer-raises``, ``address``, ``execute``, ``capture``, ``runtime-cache``,
-            ``serialize``: the steps that fail, with a
-            line in the log.
+            ``serialize``, ``refit``, ``refit-model``, ``write``, ``build``, ``timing-cache``: the
+            steps that fail, with a line in the log.
         validity: what the RTX runtime says about a plan, and the reasons as bits.
         capturable: what an RTX context says about a stream.
         contexts: every context ever created.
         compiled: kernels compiled at run time, not found in a cache.
+        timed: kernels timed in a build, not found in a cache.
+        least_budget: below which weights cannot stream.
     """
 
     def __init__(
@@ -136,8 +147,13 @@ class FakeTensorRt(SimpleNamespace):
         self.capturable = True
         self.contexts: list[Any] = []
         self.compiled = 0
+        self.timed = 0
+        self.least_budget = 0
         self.Runtime = self.restrict(Runtime, "Runtime")
-        self.Refitter = self.restrict(Refitter, "Refitter")
+        self.Refitter = self.restrict(refitter.Refitter, "Refitter")
+        self.OnnxParserRefitter = self.restrict(refitter.OnnxParserRefitter, "OnnxParserRefitter")
+        self.Builder = self.restrict(builder.Builder, "Builder")
+        self.OnnxParser = self.restrict(builder.OnnxParser, "OnnxParser")
 
     def restrict(self, fake: type, real: str) -> Any:
         """The fake class without the names that this version's class lacks."""
@@ -183,6 +199,7 @@ class Engine:
         self._runtime = runtime
         self._model = model
         self._tensors = {**model.inputs, **model.outputs}
+        self._budget = 0
 
     @property
     def num_io_tensors(self) -> int:
@@ -190,7 +207,8 @@ class Engine:
 
     @property
     def refittable(self) -> bool:
-        return bool(self._model.weights)
+        mode = getattr(self._model, "mode", None)
+        return bool(self._model.weights) if mode is None else mode["refit"] is not None
 
     @property
     def num_optimization_profiles(self) -> int:
@@ -208,6 +226,38 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
         return 1024 * (profile + 1)
 
+    @property
+    def streamable_weights_size(self) -> int:
+        return sum(array.nbytes for array in self._model.weights.values())
+
+    def get_weight_streaming_automatic_budget(self) -> int:
+        return self.streamable_weights_size // 2
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, budget: int) -> None:
+        if not isinstance(self._model, OnnxModel) or not self._model.mode["streamed"]:
+            raise MisuseError("the plan was not built for weight streaming")
+        if any(context._engine is self for context in self._trt.contexts):
+            raise MisuseError("the budget cannot change while there are contexts")
+        if budget < self._trt.least_budget:
+            self._runtime._logger.log(Severity.ERROR, f"needs {self._trt.least_budget} at least")
+            raise RuntimeError("Failed to set weight streaming budget!")
+        self._budget = budget
+
+    def create_serialization_config(self) -> Any:
+        return self._trt.restrict(refitter.SerializationConfig, "ISerializationConfig")()
+
+    def serialize_with_config(self, config: Any) -> Any:
+        if self._runtime._fails("write") or not isinstance(self._model, OnnxModel):
+            return None
+        if builder.SerializationFlag.INCLUDE_REFIT not in config._flags:
+            raise MisuseError("a plan that cannot be refitted again")
+        return memoryview(self._model.write(stripped=False))
+
     def create_runtime_config(self) -> Any:
         return self._trt.restrict(RuntimeConfig, "IRuntimeConfig")()
 
@@ -217,44 +267,13 @@ class Engine:
             raise MisuseError("memory that TensorRT allocates itself is not bounded by us")
         if self._runtime._fails("context"):
             return None
+        if not getattr(self._model, "filled", True):
+            self._runtime._logger.log(Severity.ERROR, "the stripped plan was not refitted")
+            return None
         cache = getattr(how, "_runtime_cache", None)
         context = self._trt.restrict(Context, "IExecutionContext")(self, cache)
         self._trt.contexts.append(context)
         return context
-
-
-class Refitter:
-    """Takes all weights of a model or none of them."""
-
-    _trt: FakeTensorRt
-
-    def __init__(self, engine: Any, logger: ILogger) -> None:
-        self._engine = engine
-        self._new: dict[str, np.ndarray] = {}
-
-    def get_all_weights(self) -> list[str]:
-        return list(self._engine._model.weights)
-
-    def get_missing_weights(self) -> list[str]:
-        return [name for name in self._engine._model.weights if name not in self._new]
-
-    def set_named_weights(self, name: str, weights: np.ndarray) -> bool:
-        old = self._engine._model.weights[name]
-        if (old.size, old.dtype) != (weights.size, weights.dtype):
-            self._engine._runtime._logger.log(Severity.ERROR, f"{name}: the size is another")
-            return False
-        self._new[name] = weights
-        return True
-
-    def refit_cuda_engine(self) -> bool:
-        cuda = self._trt.cuda
-        runs = {block.scratch_of for block in cuda.memory.values()} - {None}
-        if any(stream.work for stream in runs):
-            raise MisuseError("the engine has pending work")
-        if self._engine._runtime._fails("refit"):
-            return False
-        self._engine._model.weights.update(self._new)
-        return True
 
 
 class Context:
@@ -268,6 +287,7 @@ class Context:
         self._addresses: dict[str, int] = {}
         self._workspace = (0, 0)
         self._profile: int | None = None
+        self._changed = True
         self._entered = threading.Lock()
         self._executions = 0
 
@@ -280,7 +300,9 @@ class Context:
             return not self._fails("profile")
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        needed = self._engine.get_device_memory_size_for_profile_v2(self._profile or 0)
+        if self._profile is None:
+            raise MisuseError("how much memory is needed depends on the profile")
+        needed = self._engine.get_device_memory_size_for_profile_v2(self._profile)
         if size < needed or memory % 256:
             raise MisuseError(f"{size} bytes at {memory:#x}, needed {needed}, aligned to 256")
         self._workspace = (memory, size)
@@ -289,6 +311,9 @@ class Context:
         with self._alone():
             if name not in self._model.inputs:
                 raise MisuseError(f"{name!r} is not an input")
+            if self._profile is None:
+                raise MisuseError("a shape is set before a profile was chosen")
+            self._changed |= self._shapes.get(name) != tuple(shape)
             self._shapes[name] = tuple(shape)
             return not self._fails("shape") and self._in_profile(name, shape)
 
@@ -334,6 +359,9 @@ class Context:
             if stream.capture is not None and self._fails("capture"):
                 stream.broken = True
                 return False
+            if stream.capture is not None and self._changed:
+                raise MisuseError("the first run after a change of shape cannot be recorded")
+            self._changed = False
             shapes = {name: self.get_tensor_shape(name) for name in self._tensors()}
             if self._runtime_cache is not None:
                 self._runtime_cache._compile(f"{self._profile} {sorted(shapes.items())}")
