@@ -47,9 +47,9 @@ class MetricDrop:
         return -lost if self.lower_is_better else lost
 
     def doubt(self, budget: float | None, source: str) -> str | None:
-        """Why the examples are too few to tell that no more than a budget is lost, if they are."""
+        """Why examples that keep a budget are too few to tell that others would; None when not."""
         low, high = self.interval
-        if budget is None or high <= budget:
+        if budget is None or high <= budget or self.drop > budget:
             return None
         return (
             f"{self.metric} loses {self.drop:.2f} on {source}, but on other examples it could be "

@@ -14,12 +14,14 @@ from .build import build
 from .cache import cache
 from .console import results, say_error
 from .doctor import doctor
+from .evaluate import evaluate
 from .explain import explain
 from .export import export
 from .inspect import inspect
 from .lint import lint
 from .optimize import optimize
 from .rebuild import rebuild
+from .report import report
 from .run import run as run_verb
 from .tune import tune
 from .verify import verify
@@ -46,6 +48,7 @@ def options(
 app.command("build")(build)
 app.command("run")(run_verb)
 app.command("rebuild")(rebuild)
+app.command("report")(report)
 app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("explain")(explain)
@@ -53,6 +56,7 @@ app.command("lint")(lint)
 app.command("bisect")(bisect)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
+app.command("evaluate")(evaluate)
 app.command("tune")(tune)
 app.command("verify")(verify)
 app.add_typer(cache, name="cache")

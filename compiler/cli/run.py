@@ -14,7 +14,7 @@ import typer
 
 from ...errors import TextError
 from .console import print_json, say
-from .options import Fallback, Json, Target, Threads
+from .options import Fallback, Json, Target, Threads, Trust
 
 _KINDS = "expected .npy (vectors of an embedding bundle) or .jsonl"
 
@@ -34,9 +34,7 @@ def run(
         Path | None, typer.Option(help=".npy for vectors, .jsonl for answers; default stdout.")
     ] = None,
     threads: Threads = 0,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Open engines without a manifest; a plan is code.")
-    ] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Answer on text with the best engine of a bundle that runs here.
