@@ -92,8 +92,13 @@ def memory_need(
     """
     if weights is None or workspace is None:
         return None
-    buffers = sum(max(_bytes(spec, ranges.axes) for ranges in profiles) for spec in tensors)
+    buffers = sum(most_bytes(spec, profiles) for spec in tensors)
     return MemoryNeed(weights=weights, workspace=workspace, buffers=buffers)
+
+
+def most_bytes(spec: TensorSpec, profiles: tuple[ShapeProfile, ...]) -> int:
+    """What a tensor takes at its largest; 0 when the profiles leave that open."""
+    return max(_bytes(spec, ranges.axes) for ranges in profiles)
 
 
 def check_weights(cuda: Cuda, weights: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,14 +34,16 @@ class BufferSet:
     Args:
         cuda: the CUDA facade.
         stream: the stream whose work uses the buffers.
+        most: bytes that a tensor takes at its largest; tensors left out may take any.
 
     Attributes:
         generation: counts replaced buffers; a CUDA graph recorded under another value holds
             addresses that are gone.
     """
 
-    def __init__(self, cuda: Cuda, stream: int) -> None:
+    def __init__(self, cuda: Cuda, stream: int, most: Mapping[str, int]) -> None:
         self.generation = 0
+        self._most = most
         self._cuda = cuda
         self._stream = stream
         self._buffers: dict[str, Buffer] = {}
@@ -48,13 +51,14 @@ class BufferSet:
     @property
     def bytes(self) -> int:
         """What the buffers take on either side."""
-        return sum(buffer.size for buffer in self._buffers.values())
+        return sum(buffer.size for buffer in tuple(self._buffers.values()))  # others may add some
 
     def reserve(self, name: str, size: int) -> Buffer:
         """A buffer of at least ``size`` bytes for a tensor; its content is undefined.
 
         No work that uses the tensor's earlier buffer may be queued. A buffer that is too small is
-        replaced by one at least twice as large, so that growing batches reallocate rarely.
+        replaced by one at least twice as large, so that growing batches reallocate rarely, but not
+        larger than the tensor ever is.
 
         Raises:
             DeviceError: when memory runs out; the tensor then has no buffer and may be tried again.
@@ -64,7 +68,9 @@ class BufferSet:
             return held
         if held is not None:
             self._release(name)
-        buffer = self._allocate(max(size, 1, 2 * held.size if held else 0), at_least=max(size, 1))
+        ahead = 2 * held.size if held else 0
+        ahead = min(ahead, self._most.get(name) or ahead)
+        buffer = self._allocate(max(size, 1, ahead), at_least=max(size, 1))
         self._buffers[name] = buffer
         return buffer
 

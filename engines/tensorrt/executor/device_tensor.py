@@ -9,11 +9,19 @@ from typing import Any
 from ....errors import DeviceError
 from ....graph.tensors import Array
 from ..cuda import Cuda
-from .dlpack import LEGACY_STREAM, DeviceView, capsule
+from .dlpack import (
+    LEGACY_STREAM,
+    PER_THREAD_REFUSAL,
+    PER_THREAD_STREAM,
+    DeviceView,
+    capsule,
+)
 
 
 class DeviceMemory:
-    """GPU memory that frees itself, in the order of the last stream that was told about it.
+    """GPU memory that frees itself, behind the work of every stream that was told about it.
+
+    Those streams must live as long as the memory does: CUDA does not tell a stream that is gone.
 
     Args:
         cuda: the CUDA facade.
@@ -27,13 +35,14 @@ class DeviceMemory:
 
     def __init__(self, cuda: Cuda, device: int, size: int, stream: int) -> None:
         self.address = cuda.allocate(size, stream)
-        self._users = [stream]
+        self._users = {stream: None}
         self._finalizer = weakref.finalize(self, _free, cuda, device, self.address, self._users)
         self._finalizer.atexit = False
 
     def used_on(self, stream: int) -> None:
-        """Its last user queues work on this stream."""
-        self._users.append(stream)
+        """A user queues work on this stream, behind that of the first."""
+        self._users.pop(stream, None)
+        self._users[stream] = None
 
     def free(self) -> None:
         """Free it now; further calls do nothing."""
@@ -70,12 +79,15 @@ class DeviceTensor:
         """Lend the memory; what the consumer queues on ``stream`` sees the finished output.
 
         Raises:
-            BufferError: when another device or a copy is asked for.
+            BufferError: when another device or a copy is asked for, or for the default stream of a
+            thread, because another thread may free the memory.
         """
         del max_version  # the unversioned capsule is what every version takes
+        if stream == PER_THREAD_STREAM:
+            raise BufferError(PER_THREAD_REFUSAL)
         if copy or dl_device not in (None, self._view.device):
             raise BufferError(f"an engine's output is lent where it is, on {self._view.device}")
-        self._order(LEGACY_STREAM if stream is None else stream)
+        self._order(stream or LEGACY_STREAM)
         return capsule(self._view, self._owner)
 
     @property
@@ -112,19 +124,28 @@ class DeviceTensor:
             return
         cuda = self._cuda
         with cuda.on_device(self._view.device[1]):
-            event = cuda.create_event()
-            try:
-                cuda.record(event, self._stream)
-                cuda.wait(stream, event)
-            finally:
-                cuda.destroy_event(event)
+            _follow(cuda, stream, self._stream)
         if isinstance(self._owner, DeviceMemory):
             self._owner.used_on(stream)
 
 
-def _free(cuda: Cuda, device: int, address: int, users: list[int]) -> None:
-    # A stream may be gone by now; then so is the work that was queued on it.
-    for stream in (users[-1], LEGACY_STREAM):
+def _follow(cuda: Cuda, stream: int, other: int) -> None:
+    """Let what is queued on a stream next wait for what is queued on another one now."""
+    event = cuda.create_event()
+    try:
+        cuda.record(event, other)
+        cuda.wait(stream, event)
+    finally:
+        cuda.destroy_event(event)
+
+
+def _free(cuda: Cuda, device: int, address: int, users: dict[int, None]) -> None:
+    # The first is the lane's, which may be gone, and whose work all others wait for.
+    *others, last = tuple(users)[1:] or tuple(users)
+    with suppress(DeviceError), cuda.on_device(device):
+        for stream in others:
+            _follow(cuda, last, stream)
+    for stream in (last, LEGACY_STREAM):
         with suppress(DeviceError), cuda.on_device(device):
             cuda.free(address, stream)
             return

@@ -21,6 +21,14 @@ CUDA = 2
 LEGACY_STREAM = 1
 """CUDA's handle of the default stream, and DLPack's number for it."""
 
+PER_THREAD_STREAM = 2
+"""The same of the default stream that each thread has."""
+
+PER_THREAD_REFUSAL = (
+    "stream 2 is another one in each thread, so nobody else could wait for it; expected the "
+    "default stream (1) or one that was created"
+)
+
 _PRODUCER_MUST_NOT_WAIT = -1
 _NAME, _USED = b"dltensor", b"used_dltensor"  # capsules keep the pointer, so these must stay
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
@@ -109,8 +117,8 @@ class DeviceView:
 
     def __del__(self) -> None:
         managed, self._managed = self._managed, None
-        if managed is not None and managed.contents.deleter:
-            managed.contents.deleter(managed)
+        if managed is not None:
+            _give_back(managed)
 
 
 def taken(name: str, tensor: DlpackTensor, stream: int | None) -> DeviceView:
@@ -123,8 +131,11 @@ def taken(name: str, tensor: DlpackTensor, stream: int | None) -> DeviceView:
             ready on the default stream.
 
     Raises:
-        FeedError: when it is no DLPack tensor, or of a dtype numpy has not.
+        FeedError: when it is no DLPack tensor, or of a dtype numpy has not, or for the default
+            stream of a thread.
     """
+    if stream == PER_THREAD_STREAM:
+        raise FeedError(PER_THREAD_REFUSAL)
     consumer = LEGACY_STREAM if stream is None else _PRODUCER_MUST_NOT_WAIT
     try:
         on_gpu = tensor.__dlpack_device__()[0] == CUDA
@@ -142,7 +153,7 @@ def taken(name: str, tensor: DlpackTensor, stream: int | None) -> DeviceView:
     try:
         return _view(name, managed)
     except FeedError:
-        managed.contents.deleter(managed)
+        _give_back(managed)
         raise
 
 
@@ -175,22 +186,34 @@ def capsule(view: DeviceView, owner: object) -> Any:
 
 def _view(name: str, managed: Any) -> DeviceView:
     raw = managed.contents.tensor
-    code, bits = raw.dtype.code, raw.dtype.bits
-    if code not in _KINDS or bits % 8 or raw.dtype.lanes != 1:
-        raise FeedError(
-            f"feed {name!r}: expected integers, floats or booleans that numpy has, got DLPack "
-            f"type code {code} of {bits} bits"
-        )
+    dtype = _dtype(name, raw.dtype)
     shape = tuple(raw.shape[axis] for axis in range(raw.ndim))
     strides = tuple(raw.strides[axis] for axis in range(raw.ndim)) if raw.strides else ()
     return DeviceView(
         address=(raw.data or 0) + raw.byte_offset,
         shape=shape,
-        dtype=np.dtype(f"{_KINDS[code]}{bits // 8}"),
+        dtype=dtype,
         device=(raw.device.type, raw.device.index),
         contiguous=not strides or _is_contiguous(shape, strides),
         _managed=managed,
     )
+
+
+def _dtype(name: str, raw: Any) -> np.dtype[Any]:
+    try:
+        if raw.code in _KINDS and raw.bits % 8 == 0 and raw.lanes == 1:
+            return np.dtype(f"{_KINDS[raw.code]}{raw.bits // 8}")
+    except TypeError:
+        pass
+    raise FeedError(
+        f"feed {name!r}: expected integers, floats or booleans that numpy has, got DLPack "
+        f"type code {raw.code} of {raw.bits} bits"
+    )
+
+
+def _give_back(managed: Any) -> None:
+    if managed.contents.deleter:  # a library may need none
+        managed.contents.deleter(managed)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

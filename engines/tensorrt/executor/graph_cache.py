@@ -146,7 +146,7 @@ def _record(cuda: Cuda, stream: int, enqueue: Callable[[int], None]) -> int:
     cuda.begin_capture(stream)
     try:
         enqueue(stream)
-    except DeviceError:
+    except BaseException:
         # The stream records until told otherwise; what it recorded is of no use.
         with suppress(DeviceError):
             cuda.destroy_graph(cuda.end_capture(stream))

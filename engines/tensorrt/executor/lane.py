@@ -6,6 +6,8 @@ While one call of a lane computes, the copies of another go on, so two calls kee
 from __future__ import annotations
 
 import math
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -17,6 +19,7 @@ from ....graph.tensors import Array, Feeds
 from ...base import ExecutorOptions
 from ..cuda import Cuda
 from ..facts import PlanFacts
+from ..memory import most_bytes
 from ..plan import OpenPlan
 from .buffers import Buffer
 from .context import BoundContext, workspace_bytes
@@ -57,7 +60,10 @@ class Lane:
         options: ExecutorOptions,
         report: Callable[[str], None],
     ) -> None:
+        self._open = False
         self._cuda = cuda
+        self._device = cuda.device()
+        self._process = os.getpid()
         self._facts = facts
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in facts.outputs}
         self._lock = threading.Lock()
@@ -72,8 +78,19 @@ class Lane:
                 cuda, limit=options.graphs, after=options.graph_after, report=report
             )
             stack.callback(self._graphs.close)
-            self.slots = tuple(_open_slot(stack, cuda, index) for index in range(SLOTS))
+            most = {
+                spec.name: most_bytes(spec, facts.profiles)
+                for spec in (*facts.inputs, *facts.outputs)
+            }
+            self.slots = tuple(_open_slot(stack, cuda, index, most) for index in range(SLOTS))
             self._resources = stack.pop_all()
+        self._open = True
+
+    def __del__(self) -> None:
+        # Of an engine that nobody closed. A forked process must leave its parent's alone.
+        if self._open and self._process == os.getpid() and not sys.is_finalizing():
+            with suppress(DeviceError), self._cuda.on_device(self._device):
+                self.close()
 
     def run(self, slot: Slot, request: Request, feeds: Feeds) -> dict[str, Array]:
         """Run once; a new array for each output.
@@ -84,7 +101,7 @@ class Lane:
         try:
             staged = self._queue(slot, request, feeds)
             self._cuda.synchronize(slot.stream)
-        except DeviceError:
+        except BaseException:  # Ctrl-C too: the next call has the slot to itself
             self._settle(slot)
             raise
         return {
@@ -107,9 +124,10 @@ class Lane:
                 self._calls += 1
                 call.queue(self._contexts[request.profile], views, stream)
             return call.outputs(stream)
-        except DeviceError:
+        except BaseException:
             self._settle(slot)
-            call.abandon()
+            with self._lock:  # or it may end up in a graph that another call records
+                call.abandon()
             raise
 
     def finish(self) -> None:
@@ -142,6 +160,7 @@ class Lane:
 
     def close(self) -> None:
         """Free everything; no slot may be in use."""
+        self._open = False
         for slot in self.slots:
             self._settle(slot)
         self._resources.close()
@@ -233,7 +252,7 @@ class Lane:
         return contexts
 
 
-def _open_slot(stack: ExitStack, cuda: Cuda, index: int) -> Slot:
-    slot = Slot(cuda, index)
+def _open_slot(stack: ExitStack, cuda: Cuda, index: int, most: Mapping[str, int]) -> Slot:
+    slot = Slot(cuda, index, most)
     stack.callback(slot.close)
     return slot

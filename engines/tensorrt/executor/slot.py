@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +23,7 @@ class Slot:
     Args:
         cuda: the CUDA facade.
         index: which one of its lane.
+        most: bytes that a tensor takes at its largest; tensors left out may take any.
 
     Attributes:
         index: which one of its lane.
@@ -32,7 +34,7 @@ class Slot:
         recorded: generation of the buffers that CUDA graphs were recorded for.
     """
 
-    def __init__(self, cuda: Cuda, index: int) -> None:
+    def __init__(self, cuda: Cuda, index: int, most: Mapping[str, int]) -> None:
         self.index = index
         self.recorded = 0
         self._cuda = cuda
@@ -41,7 +43,7 @@ class Slot:
             self.stream = give_back(stack, cuda.destroy_stream, cuda.create_stream())
             self.uploaded = give_back(stack, cuda.destroy_event, cuda.create_event())
             self.computed = give_back(stack, cuda.destroy_event, cuda.create_event())
-            self.buffers = BufferSet(cuda, self.stream)
+            self.buffers = BufferSet(cuda, self.stream, most)
             stack.callback(self.buffers.close)
             self._resources = stack.pop_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +30,16 @@ class SlotPool:
         self._held = 0
         self._end: str | None = None
         self._changed = threading.Condition()
+        self._process = os.getpid()
 
     def acquire(self) -> tuple[Lane, Slot]:
         """Wait for a slot.
 
         Raises:
-            DeviceError: when the engine is closed, or its GPU was lost.
+            DeviceError: when the engine is closed, its GPU was lost, or this process is forked off
+                the one that opened it.
         """
+        self._check_process()
         with self._changed:
             while True:
                 self._check_open()
@@ -62,8 +66,9 @@ class SlotPool:
         """Wait for the calls under way; those that come meanwhile wait until this is over.
 
         Raises:
-            DeviceError: when the engine is closed, or was condemned.
+            DeviceError: when the engine is closed, or was condemned, or belongs to another process.
         """
+        self._check_process()
         with self._changed:
             self._held += 1
             try:
@@ -92,6 +97,20 @@ class SlotPool:
             self._changed.notify_all()
             while self._busy:
                 self._changed.wait()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this process is forked off the one that opened the engine."""
+        return os.getpid() != self._process
+
+    def _check_process(self) -> None:
+        # Before any lock: a thread that is not here may have held it when the process was forked.
+        if self.is_foreign:
+            raise DeviceError(
+                f"this {self._name} engine was opened by the process {self._process}, and a GPU "
+                "does not follow a fork; load the engine in this process, which must not be forked "
+                'off one that uses CUDA (multiprocessing: the start method "spawn")'
+            )
 
     def _check_open(self) -> None:
         if self._end is not None:

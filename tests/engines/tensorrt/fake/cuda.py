@@ -112,6 +112,7 @@ class FakeCuda:
         self.events: dict[int, Work | None] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.executables: dict[int, list[Callable[[], None]]] = {}
+        self._launched: dict[int, Work | None] = {}
         self.memory: dict[int, Block] = {}
         self.pinned: dict[int, Any] = {}
         self.allocations = 0
@@ -209,23 +210,21 @@ class FakeCuda:
 
     @call()
     def cudaEventRecord(self, event: int, stream: int) -> None:
-        source = self.stream(stream, default=True)
-        if source.capture is not None:
-            raise MisuseError("an event recorded into a graph")
+        source = self._ordinary(stream)
         if event not in self.events:
             raise MisuseError(f"event {event} does not exist")
         self.events[event] = source.last
 
     @call()
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
-        self.stream(stream, default=True).push(lambda: None, after=self.events[event])
+        self._ordinary(stream).push(lambda: None, after=self.events[event])
 
     @call(values=1)
     def cudaMallocAsync(self, size: int, hStream: int) -> int:
         block = Block(bytearray(b"\xab" * size))
         self._next += size
         address = self._keep(self.memory, block)
-        self.stream(hStream).push(lambda: setattr(block, "alive", True))
+        self._ordinary(hStream).push(lambda: setattr(block, "alive", True))
         self.allocations += 1
         return address
 
@@ -233,7 +232,7 @@ class FakeCuda:
     def cudaFreeAsync(self, devPtr: int, hStream: int) -> None:
         if devPtr not in self.memory:
             raise MisuseError(f"cudaFreeAsync of {devPtr:#x}, which is not the start of a block")
-        self.stream(hStream, default=True).push(lambda: self._free(devPtr))
+        self._ordinary(hStream).push(lambda: self._free(devPtr))
 
     @call(values=1)
     def cudaHostAlloc(self, size: int, flags: int) -> int:
@@ -285,7 +284,8 @@ class FakeCuda:
         if graphExec not in self.executables:
             raise MisuseError("launch of a graph that was destroyed")
         for action in self.executables[graphExec]:
-            self.stream(stream).push(action)
+            self._ordinary(stream).push(action)
+        self._launched[graphExec] = self.stream(stream).last
 
     @call()
     def cudaGraphDestroy(self, graph: int) -> None:
@@ -293,6 +293,9 @@ class FakeCuda:
 
     @call()
     def cudaGraphExecDestroy(self, graphExec: int) -> None:
+        launched = self._launched.pop(graphExec, None)
+        if launched is not None and not launched.done:
+            raise MisuseError("a graph is destroyed that has not run to its end")
         del self.executables[graphExec]
 
     def stream(self, handle: int, *, default: bool = False) -> Stream:
@@ -304,6 +307,13 @@ class FakeCuda:
         if self.streams[handle].device != device:
             raise MisuseError("this thread's current device is not the stream's")
         return self.streams[handle]
+
+    def _ordinary(self, handle: int) -> Stream:
+        """A stream that captures nothing: what is meant for now would end up in the graph."""
+        stream = self.stream(handle, default=True)
+        if stream.capture is not None:
+            raise MisuseError("memory, events and launches of a call go into another one's graph")
+        return stream
 
     def span(self, address: int, size: int, *, queued: bool = False) -> memoryview:
         """Device memory at an address; ``queued``: it need not be alive yet."""
