@@ -9,6 +9,13 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show decisions and results only.")]
+Document = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE.json", help="Keep the figures, for fuselage report."),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open engines without a manifest; a plan is code.")
+]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all physical cores.")]
 Target = Annotated[str | None, typer.Option(help="Default: the best that runs here.")]
 Fallback = Annotated[
