@@ -45,6 +45,7 @@ def run_stages(context: Context) -> dict[str, Any]:
         source=context.source,
         task=exported.spec.task,
         weight_bytes=canonical.product.facts["weight_bytes"],
+        exported=canonical.product.facts["exported"],
         fusion=canonical.product.facts["fusion"],
         journal=context.journal,
         verify=context.request.verify,

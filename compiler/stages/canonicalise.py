@@ -29,13 +29,15 @@ def canonicalise(context: Context, exported: KeptGraph) -> KeptGraph:
     def make(folder: Path, journal: Journal) -> dict[str, Any]:
         from ...passes.presets import CANONICAL
         from ..checks.fusion import count_fusions
+        from ..modules import operators_by_module
 
         original = exported.load()
         graph = run_and_tell(context, CANONICAL, original, journal)
         counts = count_fusions(graph, original)
         keep_graph(graph, folder)
         fusion = {kind: count.facts() for kind, count in counts.items()}
-        return {**graph_facts(graph), "fusion": fusion}
+        outline = {"nodes": len(original.model.graph), "modules": operators_by_module(original)}
+        return {**graph_facts(graph), "fusion": fusion, "exported": outline}
 
     fields = {
         "graph": exported.digest,

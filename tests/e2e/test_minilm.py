@@ -26,8 +26,8 @@ from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import lowering
 
 REPORT_KEYS = {
-    "schema", "model", "stages", "fusion", "numbers", "quantization", "targets", "verification",
-    "latency", "cache", "notes", "environment", "shapes", "comparison",
+    "schema", "model", "stages", "exported", "fusion", "numbers", "quantization", "targets",
+    "verification", "latency", "cache", "notes", "environment", "shapes", "comparison",
 }  # fmt: skip
 
 
