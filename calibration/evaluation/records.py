@@ -48,8 +48,9 @@ class EvaluationFile:
         """Read a file, a folder with data files, or standard input.
 
         Args:
-            path: ``-`` for standard input with one object a line, or .jsonl, .ndjson or .json (one object a line), .csv or .tsv (with a header, or one
-                number beside one or two texts), .parquet or .arrow.
+            path: .jsonl, .ndjson or .json (one object a line), .csv or .tsv (with a header, or one
+                number beside one or two texts), .parquet or .arrow; ``-`` for standard input with
+                one object a line.
             columns: role (one of `ROLES`) to the name of a column.
 
         Raises:

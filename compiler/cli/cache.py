@@ -44,6 +44,7 @@ def ls(as_json: Json = False) -> None:
             )
             for row in rows
         ],
+        cut=("target", "model", "key"),
     )
     held, limit = sum(row.bytes for row in rows), cache_limit()
     say(f"{len(rows)} products, {held / 1e9:.2f} of {limit / 1e9:g} GB")

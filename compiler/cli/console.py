@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -12,8 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+_WIDEST = 10_000
+"""Columns that a table may take in a file or a pipe; it takes as many as it needs."""
+
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
-results = Console(highlight=False, soft_wrap=True)
+results = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDEST)
 
 
 def say(text: str) -> None:
@@ -31,13 +34,32 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; numbers are right-aligned, None is a dash."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    cut: Collection[str] | None = None,
+) -> None:
+    """A table on stdout; numbers are right-aligned, None is a dash.
+
+    Args:
+        title: above it.
+        columns: their names.
+        rows: a value a column.
+        cut: keep every row on one line, by cutting cells of these columns where the terminal is
+            too narrow; None to continue cells below. Elsewhere a table is as wide as it needs to
+            be.
+    """
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=index == 0)
+        if cut is None:
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=index == 0)
+        else:
+            is_whole = column not in cut
+            table.add_column(column, justify=justify, overflow="ellipsis", no_wrap=is_whole)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     results.print(table)
