@@ -1,1 +1,1 @@
-"""One HTML file with everything that is known about a bundle."""
+"""The report: one HTML file that says what a bundle is worth, and what was not checked."""

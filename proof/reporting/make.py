@@ -1,0 +1,91 @@
+"""Makes the report: reads, fills in what is quick to measure, writes one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import FuselageError
+from .bundle_facts import BundleFacts
+from .documents import Documents, read_documents
+from .page import render_page, report_data
+
+_SUFFIXES = (".html", ".htm")
+_MOST = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """What to report on.
+
+    Attributes:
+        bundles: one folder, or two that stand side by side.
+        out: the HTML file.
+        documents: kind -> file that a verb wrote, or None.
+        run: fill in what was not given where that is quick.
+    """
+
+    bundles: tuple[Path, ...]
+    out: Path
+    documents: Mapping[str, Path | None] = field(default_factory=dict)
+    run: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeReport:
+    """What was written.
+
+    Attributes:
+        bytes: of the HTML file.
+        data: what it was made from, as JSON.
+    """
+
+    bytes: int
+    data: dict[str, Any] = field(repr=False)
+
+
+def make_report(request: ReportRequest) -> MadeReport:
+    """Write the report.
+
+    Args:
+        request: what to report on.
+
+    Raises:
+        BundleError: when a bundle is missing or damaged.
+        MissingPackageError: when jinja2 or matplotlib are not installed.
+        FuselageError: when a document is malformed or the file cannot be written.
+    """
+    if not 1 <= len(request.bundles) <= _MOST:
+        raise FuselageError(f"report: expected one bundle or two, got {len(request.bundles)}")
+    _check_out(request.out)
+    documents = read_documents(request.documents)
+    labels = ("",) if len(request.bundles) == 1 else ("A", "B")
+    bundles = [
+        BundleFacts.read(path, label) for path, label in zip(request.bundles, labels, strict=True)
+    ]
+    text = render_page(bundles, documents)
+    return MadeReport(bytes=_write(text, request.out), data=report_data(bundles, documents))
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in _SUFFIXES:
+        raise FuselageError(f"{out}: expected a name that ends in .html, got {out.suffix!r}")
+    if out.is_dir() or not out.parent.is_dir():
+        found = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise FuselageError(f"{out}: expected a file to write in a folder that exists, but {found}")
+
+
+def _write(text: str, out: Path) -> int:
+    """Under a temporary name first, so that a crash leaves no half file."""
+    partial = out.with_name(f".{out.name}.partial")
+    data = text.encode()
+    try:
+        partial.write_bytes(data)
+        partial.replace(out)
+    except OSError as error:
+        raise FuselageError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(data)

@@ -1,0 +1,1 @@
+"""Plots: matplotlib draws, the page colours."""

@@ -1,0 +1,236 @@
+"""The verdict: does it answer like the model, what is it worth, and what was not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import numerals
+from ..bundle_facts import BundleFacts
+from ..documents import Documents
+from ..reader import Facts
+from ..tables import Table, columns
+
+ENGINE_RAN = "engine"
+"""What ``verification.targets[].subject`` says when the engine itself answered."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that decides, with what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The top of the report.
+
+    Attributes:
+        tone: ``good``, ``partly`` or ``bad``.
+        headline: the answer in one sentence.
+        lede: what it rests on.
+        figures: at most four.
+        targets: a row an engine.
+        open_points: what was not verified, and the command that would.
+    """
+
+    tone: str
+    headline: str
+    lede: str
+    figures: tuple[Figure, ...]
+    targets: Table
+    open_points: tuple[tuple[str, str], ...]
+
+
+def make_verdict(bundle: BundleFacts, documents: Documents) -> Verdict:
+    """Judge a bundle by what its report and the other documents say."""
+    verification = bundle.report.part("verification")
+    verdicts = verification.parts("targets")
+    ran = [entry for entry in verdicts if entry.text("subject") == ENGINE_RAN]
+    passed = bool(verification.flag("passed")) and documents.comparison.flag("passed") is not False
+    tone = "bad" if not passed else "good" if len(ran) == len(verdicts) else "partly"
+    headline = {
+        "bad": "It does not answer like the model",
+        "partly": f"It answers like the model on {_and(_names(ran))}",
+        "good": "It answers like the model",
+    }[tone]
+    if tone == "partly" and not ran:
+        headline = "Its graph answers like the model; no engine has run"
+    return Verdict(
+        tone=tone,
+        headline=headline,
+        lede=_lede(bundle, verdicts, ran),
+        figures=tuple(_figures(bundle)),
+        targets=_targets(bundle, verdicts),
+        open_points=tuple(_open_points(bundle, documents, verdicts)),
+    )
+
+
+def _lede(bundle: BundleFacts, verdicts: Sequence[Facts], ran: Sequence[Facts]) -> str:
+    best = (ran or list(verdicts) or [None])[0]
+    weights = "" if bundle.manifest.weights == "pretrained" else ", with random weights"
+    who = f"{bundle.manifest.model.id}{weights}, for {bundle.manifest.task.replace('-', ' ')}"
+    if best is None:
+        return f"{who}. The build compared nothing."
+    reference = bundle.report.part("verification").text("reference") or "the model"
+    failed = [entry for entry in verdicts if entry.flag("passed") is False]
+    if failed:
+        reasons = "; ".join(
+            f"{e.text('target')}: {e.text('reason') or 'out of bounds'}" for e in failed
+        )
+        return f"{who}. Against {reference}: {reasons}."
+    return (
+        f"{who}. On {numerals.count(best.count('texts'))} built-in texts the "
+        f"{best.text('precision')} answers of {best.text('target')} stay within their bounds of {reference}: mean cosine "
+        f"{numerals.cosine(best.number('cosine_mean'))}, least "
+        f"{numerals.cosine(best.number('cosine_min'))}."
+    )
+
+
+def _figures(bundle: BundleFacts) -> list[Figure]:
+    figures = [_precision(bundle), _size(bundle), _speed(bundle), _fidelity(bundle)]
+    return [figure for figure in figures if figure is not None]
+
+
+def _precision(bundle: BundleFacts) -> Figure:
+    quantization = bundle.report.part("quantization")
+    if not quantization:
+        return Figure("Precision", bundle.precision.upper(), "nothing is quantised")
+    name = quantization.text("format") or "int8"
+    coded, linears = quantization.count(name), quantization.count("linears")
+    what = "weights alone, " if quantization.flag("weight_only") else ""
+    return Figure(
+        "Precision",
+        bundle.precision.upper(),
+        f"{what}{numerals.count(coded)} of {numerals.count(linears)} linear layers quantised",
+    )
+
+
+def _size(bundle: BundleFacts) -> Figure | None:
+    sizes = {
+        name: entry.number("bytes")
+        for name, entry in bundle.report.named("targets")
+        if entry.number("bytes")
+    }
+    if not sizes:
+        return None
+    name = min(sizes, key=lambda key: sizes[key] or 0)
+    weights = bundle.report.part("model").number("weight_bytes")
+    share = f"{numerals.percent((sizes[name] or 0) / weights)} of " if weights else ""
+    return Figure(
+        "Size of the smallest engine",
+        numerals.size(sizes[name]),
+        f"{name}; {share}{numerals.size(weights)} of weights in the model",
+    )
+
+
+def _speed(bundle: BundleFacts) -> Figure | None:
+    found = [
+        (target, entry)
+        for target in bundle.report.part("latency").content
+        for entry in bundle.report.part("latency").parts(target)
+    ]
+    if not found:
+        return Figure("Latency", "not measured", "no engine of it runs where it was built")
+    target, entry = found[0]
+    return Figure(
+        "Latency, a first idea",
+        numerals.milliseconds(entry.number("median_ms")),
+        f"median on {target}, batch {entry.count('batch')}, {entry.count('sequence')} tokens",
+    )
+
+
+def _fidelity(bundle: BundleFacts) -> Figure | None:
+    quantization = bundle.report.part("quantization")
+    if "sqnr_db" in quantization:
+        low_high = numerals.interval(
+            quantization.numbers("sqnr_interval"), lambda value: numerals.fixed(value, 1)
+        )
+        spread = f"{low_high} dB with 95 % confidence, " if low_high else ""
+        texts = numerals.count(quantization.number("held_out_texts"))
+        return Figure(
+            "Signal to noise of the answers",
+            numerals.decibels(quantization.number("sqnr_db")),
+            f"{spread}on {texts} texts kept aside",
+        )
+    verdicts = bundle.report.part("verification").parts("targets")
+    errors = [value for entry in verdicts if (value := entry.number("relative")) is not None]
+    if not errors:
+        return None
+    return Figure(
+        "Relative error of the answers",
+        numerals.significant(max(errors), 2),
+        "largest of all engines",
+    )
+
+
+def _targets(bundle: BundleFacts, verdicts: Sequence[Facts]) -> Table:
+    by_name = {entry.text("target"): entry for entry in verdicts}
+    weights = bundle.report.part("model").number("weight_bytes")
+    rows = []
+    for name, entry in bundle.report.named("targets"):
+        verdict = by_name.get(name, Facts({}, ""))
+        size = entry.number("bytes")
+        rows.append(
+            [
+                name,
+                entry.text("precision") or numerals.DASH,
+                numerals.size(size),
+                numerals.percent(size / weights) if size and weights else numerals.DASH,
+                numerals.cosine(verdict.number("cosine_mean")),
+                numerals.cosine(verdict.number("cosine_min")),
+                numerals.percent(verdict.number("relative")),
+                "engine" if verdict.text("subject") == ENGINE_RAN else "graph only",
+                {True: "passed", False: "failed", None: numerals.DASH}[verdict.flag("passed")],
+            ]
+        )
+    return Table(
+        caption="Each engine against the model",
+        columns=columns(
+            "engine|precision|#size|#of the model|#mean cosine|#least cosine|#relative error|"
+            "what ran|verdict"
+        ),
+        rows=rows,
+    )
+
+
+def _open_points(
+    bundle: BundleFacts, documents: Documents, verdicts: Sequence[Facts]
+) -> list[tuple[str, str]]:
+    """What nobody checked: a sentence, and the command that would check it."""
+    here = bundle.path
+    points = [
+        (
+            f"The engine {entry.text('target')} has not run: {entry.text('subject')}.",
+            f"fuselage verify {here} --target {entry.text('target')}",
+        )
+        for entry in verdicts
+        if entry.text("subject") != ENGINE_RAN
+    ]
+    numbers = bundle.report.part("numbers")
+    if numbers.text("verify") == "off":
+        points.append(("The passes were not held to the model's numbers (--verify off).", ""))
+    points += [(f"{text}.", "") for text in numbers.texts("not_checked")]
+    if bundle.manifest.weights == "random":
+        points.append(
+            ("The weights are random: no figure here says how accurate the model is.", "")
+        )
+    if bundle.report.part("quantization").text("source") == "default corpus":
+        points.append(
+            ("The ranges come from the texts that ship with fuselage, not from yours.",
+             f"fuselage build {bundle.manifest.model.id} --out {here} --text FILE")
+        )  # fmt: skip
+    return points + documents.missing_points(here)
+
+
+def _names(entries: Sequence[Facts]) -> list[str]:
+    return [name for entry in entries if (name := entry.text("target"))]
+
+
+def _and(words: Sequence[str]) -> str:
+    return (
+        words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    )
