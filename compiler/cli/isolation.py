@@ -17,9 +17,19 @@ from typing import NoReturn
 
 from .console import say_error
 
-_VERBS = frozenset({"optimize", "explain", "inspect", "lint", "bisect"})
-"""Commands whose subject is a file from anywhere."""
+TRUSTED = {
+    "build": "PyTorch reads the model, and may reserve more memory than there is",
+    "export": "likewise",
+    "verify": "it hashes the files of a bundle; --rebuild is a build",
+    "doctor": "it reads no model",
+    "tune": "it reads no model",
+    "cache": "it reads no model",
+}
+"""Commands that run in this process, and why. Every other has a file from anywhere as its subject:
+a new one is isolated unless it stands here.
+"""
 
+_STANDARD_INPUT = "-"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -33,17 +43,21 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
     Returns:
         What the command returns; 1 with a message when its process died.
     """
-    if sys.platform == "win32" or not arguments or arguments[0] not in _VERBS:
+    if sys.platform == "win32" or not arguments or _is_trusted(arguments[0]):
         return run(arguments)
+    reads_terminal = _STANDARD_INPUT in arguments  # only its foreground group may
     parent, child = os.getpid(), os.fork()
     if not child:
-        os.setpgid(0, 0)  # Ctrl-C comes through the parent, and so once
+        if not reads_terminal:
+            os.setpgid(0, 0)  # Ctrl-C comes through the parent, and so once
         signal.signal(signal.SIGTERM, _leave)
         _end_with(parent)
         _limit_memory()
         return run(arguments)
     for number in _FORWARDED:
         signal.signal(number, lambda got, _: _forward(child, got))
+    if reads_terminal:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells both
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code >= 0:
         return code
@@ -53,10 +67,14 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
     subject = next((word for word in words if Path(word).exists()), (words or arguments)[0])
     hint = "it ran out of memory" if -code == signal.SIGKILL else "the model is damaged"
     say_error(
-        f"{subject}: onnx or ONNX Runtime died of {signal.Signals(-code).name} on it; perhaps "
-        f"{hint}; nothing was written"
+        f"{subject}: native code (onnx, ONNX Runtime or TensorRT) died of "
+        f"{signal.Signals(-code).name} on it; perhaps {hint}; nothing was written"
     )
     return 1
+
+
+def _is_trusted(verb: str) -> bool:
+    return verb in TRUSTED or verb.startswith("-")
 
 
 def _forward(child: int, number: int) -> None:

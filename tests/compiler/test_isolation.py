@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fuselage.compiler.cli import app
+from fuselage.compiler.cli.isolation import TRUSTED
+
 CODE = """
 import os, signal, sys, time
 from fuselage.compiler.cli.isolation import run_isolated
@@ -40,8 +43,8 @@ def test_a_death_is_one_message(number: str, hint: str) -> None:
     _, err = done.communicate(timeout=60)
     assert done.returncode == 1
     assert err == (
-        f"error: in.onnx: onnx or ONNX Runtime died of {number} on it; perhaps {hint}; nothing was "
-        "written\n"
+        f"error: in.onnx: native code (onnx, ONNX Runtime or TensorRT) died of {number} on it; "
+        f"perhaps {hint}; nothing was written\n"
     )
 
 
@@ -52,7 +55,7 @@ def test_the_message_names_the_model_behind_options(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGSEGV)", "optimize", "--target", "ort-cpu", str(model)
     )
     _, err = done.communicate(timeout=60)
-    assert err.startswith(f"error: {model}: onnx or ONNX Runtime died of SIGSEGV")
+    assert err.startswith(f"error: {model}: native code (onnx, ONNX Runtime or TensorRT) died")
 
 
 def test_the_exit_code_is_handed_on() -> None:
@@ -61,10 +64,33 @@ def test_the_exit_code_is_handed_on() -> None:
     assert done.returncode == 7
 
 
-def test_other_commands_run_in_the_same_process() -> None:
-    done = start("os.kill(os.getpid(), signal.SIGKILL)", "doctor")
+@pytest.mark.parametrize("verb", ["doctor", "--version", "--help"])
+def test_trusted_commands_run_in_the_same_process(verb: str) -> None:
+    done = start("os.kill(os.getpid(), signal.SIGKILL)", verb)
     done.communicate(timeout=60)
     assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("verb", ["run", "rebuild", "a-verb-of-tomorrow"])
+def test_every_other_is_isolated_without_being_listed(verb: str) -> None:
+    done = start("os.kill(os.getpid(), signal.SIGKILL)", verb, "bundle")
+    _, err = done.communicate(timeout=60)
+    assert done.returncode == 1
+    assert err.startswith("error: bundle: native code")
+
+
+def test_only_verbs_there_are_can_be_trusted() -> None:
+    registered = {command.name for command in app.registered_commands}
+    registered |= {group.name for group in app.registered_groups}
+    assert set(TRUSTED) < registered
+    assert registered - set(TRUSTED) >= {"run", "rebuild", "optimize", "inspect", "explain", "lint"}
+
+
+def test_a_command_that_reads_the_terminal_stays_in_its_foreground_group() -> None:
+    body = "print(os.getpgid(0) == os.getpgid(os.getppid()))"
+    for arguments, same in ((("run", "b", "--text-file", "-"), True), (("run", "b"), False)):
+        out, _ = start(body, *arguments).communicate(timeout=60)
+        assert out == f"started\n{same}\n"
 
 
 def test_an_interrupt_reaches_the_command_once() -> None:
