@@ -1,0 +1,116 @@
+"""Find the counterpart of every landmark, and what is wrong with it alone.
+
+1. Run the candidate and pair each landmark with the value nearest to it.
+2. Cut the candidate at the pairs that are sure, and run the pieces from the reference's values.
+   Errors end at each cut, so what lies behind a fault is right again and finds its counterpart.
+3. Pair again, cut at less sure pairs too, and so on until nothing changes.
+
+What is left of each landmark is its local error: what the candidate makes of exact inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graph.model import Graph
+from ...graph.tensors import Feeds
+from .forcing import echoes, in_pieces
+from .inner_values import InnerValues
+from .landmarks import Landmark
+from .pairing import Pair, Pairing
+from .tokens import Tokens
+
+_SURE = (0.1, 0.3, 0.5, 0.5, 0.5)
+"""Largest error of a pair that is cut, round by round: values without relation differ by 1."""
+
+_SETTLED = 1e-6
+"""Up to here no better counterpart is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Landmarks and their counterparts.
+
+    Attributes:
+        marks: the landmarks, in order.
+        run: index of a landmark -> its counterpart and error in the run itself.
+        local: the same, with everything before it exact.
+        unmoved: as `local`, of values that are compared as they are.
+        cuts: landmarks whose values were given to what follows.
+        overflowed: landmarks of which a value of their shape, made of what comes before, holds NaN
+            or infinity.
+        infinite: values of the run itself that hold NaN or infinity, in topological order.
+    """
+
+    marks: Sequence[Landmark]
+    run: dict[int, Pair]
+    local: dict[int, Pair]
+    unmoved: dict[int, Pair]
+    cuts: frozenset[int]
+    overflowed: frozenset[int]
+    infinite: tuple[str, ...]
+
+
+def align(graph: Graph, marks: list[Landmark], tokens: Tokens, feeds: Feeds) -> Alignment:
+    """Pair landmarks with values of a graph.
+
+    Args:
+        graph: of the candidate.
+        marks: of the reference.
+        tokens: which tokens are real.
+        feeds: what both are fed.
+
+    Raises:
+        CalibrationError: when ONNX Runtime cannot run the graph, whole or in pieces.
+    """
+    pairing = Pairing(marks, tokens)
+    _pair(graph, pairing, feeds)
+    infinite = tuple(pairing.infinite)
+    run, cuts = dict(pairing.best), dict[int, Pair]()
+    for sure in _SURE:
+        last, cuts = cuts, _cuts(pairing, sure)
+        if _places(last) == _places(cuts):
+            break
+        pieces, forced = in_pieces(graph, cuts, marks)
+        barred = {
+            index: echoes(graph, pair.value, sure=pair.error <= _SURE[0])
+            for index, pair in cuts.items()
+        }
+        pairing = Pairing(marks, tokens, barred)
+        _pair(pieces, pairing, {**feeds, **forced})
+    return Alignment(
+        marks=marks,
+        run=run,
+        local=pairing.best,
+        unmoved=pairing.unmoved,
+        cuts=frozenset(cuts),
+        overflowed=frozenset(pairing.overflowed),
+        infinite=infinite,
+    )
+
+
+def _pair(graph: Graph, pairing: Pairing, feeds: Feeds) -> None:
+    with InnerValues(graph) as inner:
+        pairing.equal(inner.run(feeds))
+        pairing.unmoved = dict(pairing.best)
+        pairing.moved(inner.run(feeds), _SETTLED)
+
+
+def _cuts(pairing: Pairing, most: float) -> dict[int, Pair]:
+    """The best landmark of each value that equals one up to an error."""
+    best: dict[str, int] = {}
+    for index, pair in sorted(pairing.best.items()):
+        whole = pairing.marks[index].array.size == int(np.prod(pair.shape))
+        if pair.form != "same" or pair.error > most or not whole:
+            continue
+        rival = best.get(pair.value)
+        if rival is None or pair.error < pairing.best[rival].error:
+            best[pair.value] = index
+    return {index: pairing.best[index] for index in sorted(best.values())}
+
+
+def _places(cuts: dict[int, Pair]) -> dict[int, str]:
+    return {index: pair.value for index, pair in cuts.items()}

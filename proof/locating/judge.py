@@ -1,0 +1,161 @@
+"""Which landmark is the first that the candidate gets wrong by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .align import Alignment
+from .pairing import Pair
+
+PRESENT = 0.5
+"""A landmark has a counterpart when its error is at most this; unrelated values differ by 1."""
+
+_TIMES = 8.0
+"""A landmark is off when its local error is so many times that of its kind in the other layers.
+MiniLM's kinds spread by up to 6 in INT8 and by 3 in float32."""
+
+FLOORS: Mapping[str, float] = {
+    "fp64": 4e-6,  # the reference is float32
+    "fp32": 4e-6,
+    "fp16": 4e-3,
+    "bf16": 3e-2,
+    "int8": 1e-1,
+    "int8-weight-only": 3e-2,
+    "fp8": 1e-1,
+}
+"""Local errors that are roundings of a precision: 64 units of float32's last place (MiniLM has 13
+at most), 8 of the 16-bit ones', whose products are added in float32; of codes what MiniLM has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The first landmark that is off.
+
+    Attributes:
+        index: of the landmark.
+        pair: the nearest value, None when nothing has its shape.
+        error: local.
+        limit: that it exceeds.
+        agreed: index of the last landmark before it that agrees.
+        gradual: whether no landmark exceeds its limit and this one is merely the furthest beyond
+            what its kind has elsewhere.
+    """
+
+    index: int
+    pair: Pair | None
+    error: float
+    limit: float
+    agreed: int | None
+    gradual: bool = False
+
+
+def first_off(alignment: Alignment, floor: float) -> Finding | None:
+    """Walk the landmarks in order; the first whose local error exceeds its limit.
+
+    The limit is eight times what landmarks of the same kind (the same place in other layers) have,
+    and no less than `floor`. A landmark without a counterpart is off when others of its kind have
+    one, when a value of its shape is nobody else's counterpart, or when one holds NaN or infinity;
+    otherwise it was fused away.
+
+    Args:
+        alignment: landmarks and counterparts.
+        floor: errors up to this are roundings.
+    """
+    judged = _Judged(alignment, floor)
+    agreed: int | None = None
+    for index in range(len(alignment.marks)):
+        if judged.is_off(index):
+            return judged.finding(index, agreed)
+        if judged.agrees(index):
+            agreed = index
+    return None
+
+
+def furthest(alignment: Alignment, floor: float) -> Finding | None:
+    """Where no landmark is off: the one that is furthest beyond its kind in the other layers."""
+    judged = _Judged(alignment, floor)
+    present = [index for index in range(len(alignment.marks)) if judged.agrees(index)]
+    if not present:
+        return None
+    index = max(present, key=lambda one: judged.error(one) / judged.limit(one))
+    before = [one for one in present if one < index]
+    return judged.finding(index, before[-1] if before else None, gradual=True)
+
+
+class _Judged:
+    """What each landmark is held to."""
+
+    def __init__(self, alignment: Alignment, floor: float) -> None:
+        self._alignment = alignment
+        self._floor = floor
+        self._kinds: dict[str, list[int]] = {}
+        for index, mark in enumerate(alignment.marks):
+            self._kinds.setdefault(mark.kind, []).append(index)
+        self._owners: dict[str, int] = {}
+        for index in sorted(alignment.local, key=lambda one: alignment.local[one].error):
+            self._owners.setdefault(alignment.local[index].value, index)
+
+    def pair(self, index: int) -> Pair | None:
+        """The counterpart; as it is, where that is how others of the kind agree."""
+        found = self._alignment.local.get(index)
+        if found is None or found.form == "same":
+            return found
+        unmoved = self._alignment.unmoved
+        others = self._others(index)
+        exact = sum(one in unmoved and unmoved[one].error <= self._floor for one in others)
+        # More than one, because the last layer of a stack often is not folded as the others are.
+        if exact > 1 and 2 * exact > len(others):
+            return unmoved.get(index, found)
+        return found
+
+    def error(self, index: int) -> float:
+        """Local error, infinite when nothing has the shape of the landmark."""
+        pair = self.pair(index)
+        return float("inf") if pair is None else pair.error
+
+    def limit(self, index: int) -> float:
+        """What the local error may be."""
+        present = sorted(error for error in self._errors(index) if error <= PRESENT)
+        level = present[(len(present) - 1) // 2] if present else 0.0
+        return min(max(_TIMES * level, self._floor), PRESENT)
+
+    def is_off(self, index: int) -> bool:
+        """Whether the candidate gets the landmark wrong."""
+        error = self.error(index)
+        if error <= self.limit(index):
+            return False
+        return error <= PRESENT or self._is_missed(index)
+
+    def agrees(self, index: int) -> bool:
+        """Whether the candidate has the landmark, and right."""
+        return self.error(index) <= self.limit(index)
+
+    def finding(self, index: int, agreed: int | None, *, gradual: bool = False) -> Finding:
+        """What is said of the landmark."""
+        return Finding(
+            index=index,
+            pair=self.pair(index),
+            error=self.error(index),
+            limit=self.limit(index),
+            agreed=agreed,
+            gradual=gradual,
+        )
+
+    def _is_missed(self, index: int) -> bool:
+        if index in self._alignment.overflowed:
+            return True
+        if any(error <= PRESENT for error in self._errors(index)):
+            return True
+        pair = self._alignment.local.get(index)
+        alone = len(self._kinds[self._alignment.marks[index].kind]) == 1
+        return alone and pair is not None and self._owners[pair.value] == index
+
+    def _errors(self, index: int) -> Iterator[float]:
+        for other in self._others(index):
+            pair = self._alignment.local.get(other)
+            if pair is not None:
+                yield pair.error
+
+    def _others(self, index: int) -> list[int]:
+        return [one for one in self._kinds[self._alignment.marks[index].kind] if one != index]
