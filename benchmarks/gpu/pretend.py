@@ -106,6 +106,7 @@ def open_pretended(cuda: Cuda, fakes: Any, kernels: Kernels, **options: Any) -> 
         get_tensor_name=["x", "y"].__getitem__,
         get_tensor_mode=lambda name: modes.INPUT if name == "x" else modes.OUTPUT,
         get_tensor_dtype=lambda _: trt.DataType.FLOAT,
+        get_tensor_location=lambda _: trt.TensorLocation.DEVICE,
         get_device_memory_size_for_profile_v2=lambda _: WORKSPACE,
         create_execution_context=lambda *_: _Context(kernels),
     )

@@ -24,7 +24,11 @@ _NUMPY_NAMES = {
     "INT8": "int8",
     "UINT8": "uint8",
     "BOOL": "bool",
+    "FP8": "float8_e4m3fn",
+    "INT4": "int4",
+    "FP4": "float4_e2m1fn",
 }
+_FOREIGN_TO_NUMPY = frozenset({"bfloat16", "float8_e4m3fn", "int4", "float4_e2m1fn"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ def open_plan(trt: Any, cuda: Cuda, plan: bytes, facts: PlanFacts) -> OpenPlan:
             f"{lines.take_problems()}; {_explain(differs)}; rebuild it here"
         )
     _check_tensors(trt, engine, facts)
+    _refuse_foreign_memory(trt, engine, facts)
     compiled = RuntimeCache.of(trt, engine, plan, here)
     if compiled is not None and compiled.note is not None:
         notes += (compiled.note,)
@@ -171,3 +176,19 @@ def _check_tensors(trt: Any, engine: Any, facts: PlanFacts) -> None:
             f"engine.json states the tensors {sorted(stated)}, but the plan has {sorted(found)}; "
             "the files belong to different builds, rebuild the bundle"
         )
+
+
+def _refuse_foreign_memory(trt: Any, engine: Any, facts: PlanFacts) -> None:
+    """TensorRT dereferences the address of a tensor on the CPU while a run is queued."""
+    for spec in (*facts.inputs, *facts.outputs):
+        if engine.get_tensor_location(spec.name) == trt.TensorLocation.HOST:
+            raise DeviceError(
+                f"the plan wants {spec.name!r} in the memory of the CPU, because it takes sizes "
+                "from its content; expected every tensor on the GPU: rebuild from a graph whose "
+                "sizes follow from the shapes of its inputs"
+            )
+        if spec.dtype in _FOREIGN_TO_NUMPY:
+            raise DeviceError(
+                f"the plan has the tensor {spec}, a type that numpy has not; rebuild from a graph "
+                "that casts it to float16 or float32"
+            )

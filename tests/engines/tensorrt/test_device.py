@@ -81,6 +81,7 @@ def copying(api: Any, fakes: ModuleType) -> Any:
         get_tensor_name=list(names).__getitem__,
         get_tensor_mode=lambda name: modes.INPUT if name in TENSORS else modes.OUTPUT,
         get_tensor_dtype=lambda name: trt.DataType[names[name]],
+        get_tensor_location=lambda _: trt.TensorLocation.DEVICE,
         get_device_memory_size_for_profile_v2=lambda _: WORKSPACE,
         create_execution_context=lambda _: CopyContext(api),
     )

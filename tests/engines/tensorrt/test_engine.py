@@ -187,6 +187,22 @@ def test_a_plan_that_does_not_open_leaves_nothing_behind(rig: Any, step: str, me
     assert rig.cuda.leaks() == {}
 
 
+def test_a_tensor_in_the_memory_of_the_cpu_is_refused(rig: Any) -> None:
+    rig.trt.on_host = {"mask"}
+    with pytest.raises(DeviceError, match="the plan wants 'mask' in the memory of the CPU"):
+        rig.open()
+    assert rig.cuda.leaks() == {}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "float4_e2m1fn"])
+def test_a_type_that_numpy_has_not_is_refused(rig: Any, dtype: str) -> None:
+    rig.trt.model.outputs["hidden"] = (dtype, ("batch", "sequence", 2))
+    rig.content["outputs"][1]["dtype"] = dtype
+    with pytest.raises(DeviceError, match=rf"the tensor hidden: {dtype}\[.*casts it to float16"):
+        rig.open()
+    assert rig.cuda.leaks() == {}
+
+
 def test_facts_of_another_plan_are_refused(rig: Any) -> None:
     rig.content["outputs"][0] = {"name": "pooled", "dtype": "float16", "dims": ["batch"]}
     with pytest.raises(BundleError, match=r"'pooled', 'float16'.*'pooled', 'float32'"):

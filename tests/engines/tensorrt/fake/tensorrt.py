@@ -32,7 +32,8 @@ VERSIONS = {version.split("-")[0]: version for version in sorted(API, reverse=Tr
 
 _TYPES = {
     "float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "bool": "BOOL",
-    "int64": "INT64",
+    "int64": "INT64", "bfloat16": "BF16", "float8_e4m3fn": "FP8", "int4": "INT4",
+    "float4_e2m1fn": "FP4",
 }  # fmt: skip
 
 
@@ -61,7 +62,16 @@ class DataType(enum.Enum):
     INT8 = 2
     INT32 = 3
     BOOL = 4
+    FP8 = 6
+    BF16 = 7
     INT64 = 8
+    INT4 = 9
+    FP4 = 10
+
+
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
 
 
 class TensorIOMode(enum.Enum):
@@ -92,6 +102,7 @@ _MODULE = {
     "ILogger": ILogger,
     "DataType": DataType,
     "TensorIOMode": TensorIOMode,
+    "TensorLocation": TensorLocation,
     "ExecutionContextAllocationStrategy": ExecutionContextAllocationStrategy,
     "EngineValidity": EngineValidity,
     "EngineInvalidityDiagnostics": EngineInvalidityDiagnostics,
@@ -122,6 +133,7 @@ class FakeTensorRt(SimpleNamespace):
         validity: what the RTX runtime says about a plan, and the reasons as bits.
         capturable: what an RTX context says about a stream.
         contexts: every context ever created.
+        on_host: tensors that live in the memory of the CPU.
         compiled: kernels compiled at run time, not found in a cache.
         timed: kernels timed in a build, not found in a cache.
         least_budget: below which weights cannot stream.
@@ -146,6 +158,7 @@ class FakeTensorRt(SimpleNamespace):
         self.validity: tuple[EngineValidity, int] = (EngineValidity.VALID, 0)
         self.capturable = True
         self.contexts: list[Any] = []
+        self.on_host: set[str] = set()
         self.compiled = 0
         self.timed = 0
         self.least_budget = 0
@@ -219,6 +232,10 @@ class Engine:
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self._model.inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        on_host = name in self._trt.on_host
+        return TensorLocation.HOST if on_host else TensorLocation.DEVICE
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType[_TYPES[self._tensors[name][0]]]
