@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from ...errors import FuselageError
+from .bench import bench
 from .bisect import bisect
 from .build import build
 from .cache import cache
+from .compare import compare
 from .console import results, say_error
 from .doctor import doctor
 from .evaluate import evaluate
@@ -21,6 +23,7 @@ from .inspect import inspect
 from .lint import lint
 from .optimize import optimize
 from .rebuild import rebuild
+from .refit import refit
 from .report import report
 from .run import run as run_verb
 from .tune import tune
@@ -48,6 +51,7 @@ def options(
 app.command("build")(build)
 app.command("run")(run_verb)
 app.command("rebuild")(rebuild)
+app.command("refit")(refit)
 app.command("report")(report)
 app.command("export")(export)
 app.command("optimize")(optimize)
@@ -55,6 +59,8 @@ app.command("explain")(explain)
 app.command("lint")(lint)
 app.command("bisect")(bisect)
 app.command("inspect")(inspect)
+app.command("bench")(bench)
+app.command("compare")(compare)
 app.command("doctor")(doctor)
 app.command("evaluate")(evaluate)
 app.command("tune")(tune)
