@@ -71,6 +71,7 @@ def build(
     *,
     out: str | Path,
     precision: str = "auto",
+    compare_precisions: bool = False,
     targets: Sequence[str] = (),
     task: str = "auto",
     texts: Iterable[Text | Sequence[int]] | CalibrationSet | None = None,
@@ -103,6 +104,9 @@ def build(
         out: folder of the bundle; an older bundle there is replaced when the new one is complete.
         precision: ``auto`` (each target's fastest float), ``fp32``, ``fp16``, ``bf16``, ``int8``,
             ``int8-weight-only``, or ``fp8`` (GPUs from SM89 on).
+        compare_precisions: build the one target in its natural float, int8 without and with
+            attention, and fp8, and keep the fastest within the accuracy budget; ``report.json``
+            has all of them under ``comparison``.
         targets: names; empty for all that build on this machine.
         task: ``auto`` picks by the architecture.
         texts: for int8 and fp8: texts, pairs of texts, or lists of token ids, of which 512 are
@@ -175,6 +179,10 @@ def build(
         require=_names(require),
         costs=None if costs is None else Path(costs),
     )
+    if compare_precisions:
+        from .compiler.precisions.compare import compare_precisions as choose_precision
+
+        return choose_precision(request, force=force, use_cache=cache).bundle
     return run_build(request, force=force, use_cache=cache).bundle
 
 

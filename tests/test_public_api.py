@@ -68,11 +68,13 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 SIGNATURES = {
-    "build": "(model, *, out, precision='auto', targets=(), task='auto', texts=None, "
+    "build": "(model, *, out, precision='auto', compare_precisions=False, targets=(), "
+    "task='auto', texts=None, "
     "int8_embeddings=False, float_attention=False, min_sqnr=None, min_cosine=None, "
     "evaluation=None, max_drop=None, "
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
-    "compute_capabilities=(), gpu_memory=None, threads=0, verify='final', require=(), costs=None, "
+    "compute_capabilities=(), gpu_memory=None, refittable=False, strip_plan=False, "
+    "weight_streaming=False, threads=0, verify='final', require=(), costs=None, "
     "force=False, cache=True)",
     "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...engines.base import ENGINE_FACTS
-from ...engines.bundle import SOURCE, Bundle
+from ...engines.bundle import SOURCE, Bundle, BundleWriter
 from ...engines.targets import default_targets
 from ...errors import BuildError, FuselageError, VerificationError
 from ..pipeline import Outcome, run_build
@@ -76,11 +76,12 @@ def compare_precisions(
     Args:
         request: with precision ``auto`` and one target.
         listener: see `run_build`.
-        force: see `run_build`.
+        force: see `run_build`; candidates are built and timed anew as well.
         use_cache: see `run_build`.
 
     Raises:
         BuildError: on several targets, or a precision in the request.
+        BundleError: when the destination holds something else than a bundle; nothing is built.
         VerificationError: when no candidate answers like the model.
         FuselageError: of the float candidate's build.
     """
@@ -91,15 +92,16 @@ def compare_precisions(
             "choose with --target"
         )
     candidates = candidates_for(request, targets[0])
-    with tempfile.TemporaryDirectory(prefix="fuselage-compare-") as folder:
+    build = partial(run_build, listener=listener, force=force, use_cache=use_cache)
+    # Never committed: it checks the destination before anything is built, and clears up.
+    with BundleWriter(request.out) as scratch:
         results = [
-            _try(candidate, request, targets[0], Path(folder) / str(number), listener, use_cache)
+            _try(candidate, request, targets[0], scratch.root / str(number), build)
             for number, candidate in enumerate(candidates)
         ]
     best = _best(results)
     comparison = tuple(result.report(best) for result in results)
-    chosen = replace(best.request(request), comparison=comparison)
-    return run_build(chosen, listener, force=force, use_cache=use_cache)
+    return build(replace(best.request(request), comparison=comparison))
 
 
 def _try(
@@ -107,13 +109,12 @@ def _try(
     request: Request,
     target: str,
     folder: Path,
-    listener: Listener | None,
-    use_cache: bool,
+    build: Callable[[Request], object],
 ) -> Result:
     asked = replace(candidate.request(request), out=folder, targets=(target,))
     reason = None
     try:
-        run_build(asked, listener, use_cache=use_cache)
+        build(asked)
     except VerificationError as error:
         reason = str(error)
         if not folder.is_dir():

@@ -334,7 +334,7 @@ def test_a_crash_in_native_code_is_one_message(tmp_path: Path) -> None:
     )
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert re.match(r"error: .*in\.onnx: native code \(onnx, ONNX Runtime or TensorRT\) died of SIGFPE", done.stderr)
+    assert re.match(r"error: .*in\.onnx: native code \(onnx, .*\) died of SIGFPE", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import fuselage
+from fuselage.compiler import pipeline
 from fuselage.compiler.precisions import compare as precisions
 from fuselage.compiler.precisions.candidates import Candidate, candidates_for
 from fuselage.compiler.precisions.compare import Result, compare_precisions
 from fuselage.compiler.precisions.cost import RATES, GpuRates, Workload, modelled_ms
 from fuselage.compiler.recipe import Request
-from fuselage.errors import BuildError, CalibrationError, VerificationError
+from fuselage.errors import BuildError, BundleError, CalibrationError, VerificationError
 from fuselage.graph.model import Graph
 
 GPU = GpuRates(name="G", half=1e9, int8=2e9, fp8=2e9, single=5e8, bandwidth=1e9)
@@ -135,12 +138,14 @@ def test_the_fastest_that_answers_like_the_model_is_kept() -> None:
 
 
 def test_a_candidate_that_cannot_be_built_is_in_the_report_and_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[Request] = []
+    scratch: list[list[Path]] = []
 
     def build(found: Request, *_: Any, **__: Any) -> Any:
         asked.append(found)
+        scratch.append(list(tmp_path.iterdir()))
         if found.precision == "int8" and not found.float_attention:
             raise CalibrationError("no range fits")
         return SimpleNamespace()
@@ -158,10 +163,59 @@ def test_a_candidate_that_cannot_be_built_is_in_the_report_and_not_kept(
             "targets": {"ort-cpu": {"bytes": 7}},
         },
     )
-    compare_precisions(request(targets=("ort-cpu",)))
-    final = asked[-1]
-    assert (final.out, final.precision, final.float_attention) == (Path("never"), "int8", True)
+    compare_precisions(replace(request(targets=("ort-cpu",)), out=tmp_path / "b"))
+    *tried, final = asked
+    assert (final.out, final.precision, final.float_attention) == (tmp_path / "b", "int8", True)
+    (beside,) = scratch[0]
+    assert [found.out.parent for found in tried] == [beside] * 3
+    assert [len(there) for there in scratch] == [1, 1, 1, 0]  # cleared before the last build
     rows = [(row["name"], row["chosen"], row["milliseconds"]) for row in final.comparison]
     assert rows == [("fp32", False, 2.0), ("int8 ffn", True, 1.0), ("int8", False, None)]
     assert final.comparison[2]["reason"] == "no range fits"
     assert {row["how"] for row in final.comparison} == {"measured", ""}
+
+
+def test_a_destination_that_is_no_bundle_is_refused_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").touch()
+    monkeypatch.setattr(precisions, "run_build", lambda *_, **__: pytest.fail("it was built"))
+    with pytest.raises(BundleError, match="holds files but is not a bundle"):
+        compare_precisions(replace(request(targets=("ort-cpu",)), out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_python_compares_as_the_command_does(
+    compare: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def kept(name: str) -> Any:
+        def run(found: Request, **options: Any) -> Any:
+            asked[name] = (found.out, found.precision, options)
+            return SimpleNamespace(bundle=name)
+
+        return run
+
+    monkeypatch.setattr(precisions, "compare_precisions", kept("compared"))
+    monkeypatch.setattr(pipeline, "run_build", kept("built"))
+    found: Any = fuselage.build("m", out=tmp_path, compare_precisions=compare, force=True)
+    assert found == ("compared" if compare else "built")
+    assert asked == {found: (tmp_path, "auto", {"force": True, "use_cache": True})}
+
+
+def test_force_builds_and_times_every_candidate_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forced: list[bool] = []
+
+    def build(_: Request, *, force: bool, **__: Any) -> Any:
+        forced.append(force)
+        raise VerificationError("it differs")
+
+    monkeypatch.setattr(precisions, "run_build", build)
+    asked = replace(request(targets=("ort-cpu",)), out=tmp_path / "b")
+    with pytest.raises(VerificationError, match="no precision answers like the model"):
+        compare_precisions(asked, force=True)
+    assert forced == [True] * 3
