@@ -68,3 +68,46 @@ def _fakes_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name) if module is None else str(module.__version__)
 
     monkeypatch.setattr(metadata, "version", version)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """(class, member) of each name that fuselage looks up or sets in tensorrt_rtx from here on.
+
+    The class "" is the module itself; members of enums are not seen.
+    """
+    trt = pytest.importorskip("tensorrt_rtx")
+    root, tests = (str(path) for path in (Path(__file__).parents[3], Path(__file__).parents[2]))
+    seen: set[tuple[str, str]] = set()
+
+    def note(owner: str, name: str) -> None:
+        caller = sys._getframe(2).f_code.co_filename
+        ours = caller.startswith(root) and not caller.startswith(tests)
+        if ours and not name.startswith("__"):
+            seen.add((owner, name))
+
+    class Module(ModuleType):
+        def __getattribute__(self, name: str) -> Any:
+            note("", name)
+            return ModuleType.__getattribute__(self, name)
+
+    def watch(kind: type) -> None:
+        owner = "ILayer" if issubclass(kind, trt.ILayer) else kind.__name__
+
+        def get(self: Any, name: str) -> Any:
+            note(owner, name)
+            return object.__getattribute__(self, name)
+
+        def put(self: Any, name: str, value: Any) -> None:
+            note(owner, name)
+            object.__setattr__(self, name, value)
+
+        monkeypatch.setattr(kind, "__getattribute__", get)
+        monkeypatch.setattr(kind, "__setattr__", put)
+
+    for kind in vars(trt).values():
+        enum = hasattr(kind, "__members__")
+        if isinstance(kind, type) and kind.__module__.startswith("tensorrt") and not enum:
+            watch(kind)
+    monkeypatch.setattr(trt, "__class__", Module)
+    return seen

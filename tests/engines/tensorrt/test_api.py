@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 
 import fuselage.engines.tensorrt as package
+from fuselage.engines.base import BuildConfig
+from fuselage.engines.tensorrt import cuda as cuda_module
+from fuselage.engines.tensorrt.backend import TensorRtBackend
+from fuselage.graph.tensors import ShapeProfile
 
 SOURCES = sorted(Path(package.__path__[0]).rglob("*.py"))
 API: dict[str, dict[str, list[str]]] = json.loads(
@@ -48,6 +52,26 @@ CLASS_OF = {
     "timing_cache": "ITimingCache",
 }
 """What a variable of this name holds, everywhere in the package."""
+
+RETURNS = {
+    ("ICudaEngine", "get_tensor_dtype"): "an enum",
+    ("ILayer", "get_input"): "ITensor",
+    ("ILayer", "get_output"): "ITensor",
+    ("INetworkDefinition", "add_cast"): "ILayer",
+    ("INetworkDefinition", "get_input"): "ITensor",
+    ("INetworkDefinition", "get_output"): "ITensor",
+    ("OnnxParserRefitter", "get_error"): "ParserError",
+}
+"""What a call gives whose answer is used on the spot."""
+
+STRINGS = {
+    ("statistics.py", "getattr(p, item.name)"),
+    ("flavour.py", "trt.ComputeCapability.__members__"),
+    ("backend.py", "trt.ComputeCapability.__members__"),
+    ("flavour.py", "trt.NetworkDefinitionCreationFlag.__members__"),
+    ("plan.py", "trt.EngineInvalidityDiagnostics.__members__"),
+}
+"""File and code of the only names that are looked up by strings: of our own, or asked for first."""
 
 GUARDS = {
     "CausalMaskKind": "CausalMaskKind",
@@ -154,6 +178,92 @@ def test_cuda_api_json_agrees_with_the_installed_bindings() -> None:
         assert {member: int(getattr(real, member)) for member in members} == members
 
 
+@pytest.mark.parametrize(
+    ("code", "use"),
+    [
+        ("network.get_input(0).invented", ("ITensor", "invented")),
+        ("network.add_cast(x, y).get_output(0).invented", ("ITensor", "invented")),
+        ("trt.Runtime(logger).invented()", ("Runtime", "invented")),
+        ("network.get_layer(0).name", ("the answer of INetworkDefinition.get_layer", "name")),
+        ("builder_config.invented = 1", ("IBuilderConfig", "invented")),
+        ("self._plan.engine.invented", ("ICudaEngine", "invented")),
+        ("plan.trt.BuilderFlag.INVENTED", ("BuilderFlag", "INVENTED")),
+    ],
+)
+def test_the_search_sees_through(tmp_path: Path, code: str, use: tuple[str, str]) -> None:
+    (tmp_path / "code.py").write_text(code)
+    assert use in uses(tmp_path / "code.py")
+
+
+def test_no_name_is_put_together_at_run_time() -> None:
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "__members__":
+                found.add((path.name, ast.unparse(node)))
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            literal = len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+            if node.func.id in ("getattr", "setattr", "delattr", "eval", "exec"):
+                found.add((path.name, ast.unparse(node)))
+            if node.func.id == "hasattr" and not literal:
+                found.add((path.name, ast.unparse(node)))
+    assert found == STRINGS
+
+
+def test_arguments_have_no_names() -> None:
+    """Versions differ in the names of arguments, and nothing here holds those."""
+    named = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and node.keywords and isinstance(node.func, ast.Attribute)
+        if not node.func.attr.startswith("__")
+        if class_of(node.func.value) is not None or dotted(node.func).startswith("self._api.")
+    ]
+    assert named == []
+
+
+def test_the_libraries_are_met_in_one_place_each() -> None:
+    cuda, trt = set(), set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
+            names += [getattr(node, "module", None) or "", getattr(node, "value", None) or ""]
+            texts = [name for name in names if isinstance(name, str)]
+            if any(text == "cuda.bindings.runtime" for text in texts) or (
+                isinstance(node, ast.Attribute) and node.attr == "_api"
+            ):
+                cuda.add(path.name)
+            if any(text in ("tensorrt", "tensorrt_rtx") for text in texts):
+                trt.add(path.name)
+    assert cuda == {"cuda.py"}
+    assert trt <= {"flavour.py"}
+
+
+def test_statuses_that_are_told_apart_exist() -> None:
+    cuda = pytest.importorskip("cuda.bindings.runtime")
+    real = {status.name for status in cuda.cudaError_t}
+    assert set(cuda_module._LOST) | set(cuda_module._ADVICE) <= real
+
+
+def test_what_a_real_build_touches_is_listed(
+    traced: set[tuple[str, str]], graphs: ModuleType, tmp_path: Path
+) -> None:
+    config = BuildConfig(profile=ShapeProfile.parse("batch=1:2:4,sequence=1:16:32"))
+    TensorRtBackend.of("tensorrt-rtx").build(graphs.encoder(), config, tmp_path)
+    assert ("INetworkDefinition", "num_inputs") in traced
+    assert unlisted(traced) == set()
+    assert len(traced) > 30
+
+
+def unlisted(traced: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """What was touched and is not in api.json; TensorRT calls the log, not we."""
+    traced = traced - {("ILogger", "log")}
+    api = next(api for version, api in API.items() if version.startswith("tensorrt_rtx"))
+    return {(owner, name) for owner, name in traced if name not in api.get(owner, [])}
+
+
 def enums(fakes: ModuleType) -> dict[str, Any]:
     """Name of a CUDA enum -> what stands in for it."""
     return {
@@ -177,17 +287,25 @@ def uses(path: Path) -> set[tuple[str, str]]:
     """(class, member) for every name of TensorRT in a file; class "" is the module itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        chain = re.sub(r"^(self\.|plan\.)*_?", "", dotted(node))
-        owner, _, name = chain.rpartition(".")
-        if name.startswith("__"):
-            continue
-        if owner == "trt":
-            found.add(("", name))
-        elif owner.startswith("trt."):
-            found.add((owner.removeprefix("trt."), name))
-        elif owner in CLASS_OF:
-            found.add((CLASS_OF[owner], name))
+        if isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
+            owner = class_of(node.value)
+            if owner not in (None, "an enum"):
+                found.add((owner or "", node.attr))
     return found
+
+
+def class_of(node: ast.expr) -> str | None:
+    """The class of TensorRT that an expression gives, "" for the module, None for anything else."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        owner = class_of(node.func.value)
+        if owner is None:
+            return None
+        made = node.func.attr if owner == "" else f"the answer of {owner}.{node.func.attr}"
+        return RETURNS.get((owner, node.func.attr), made)
+    chain = re.sub(r"^(?:(?:self|_?plan)\.)*_?", "", dotted(node) or getattr(node, "id", ""))
+    if chain == "trt":
+        return ""
+    return chain.removeprefix("trt.") if chain.startswith("trt.") else CLASS_OF.get(chain)
 
 
 def asked(path: Path) -> set[str]:

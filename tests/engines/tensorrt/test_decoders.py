@@ -304,5 +304,15 @@ class TestLostAttention:
         assert lost_attention(decoder(), self.listing(), 2, ()) == ()
 
 
+def test_what_key_lengths_touch_is_listed(
+    traced: set[tuple[str, str]], decoder: Decoder, build: Any, fakes: ModuleType
+) -> None:
+    build(decoder(), "SM89")
+    api = next(api for version, api in fakes.API.items() if version.startswith("tensorrt_rtx"))
+    unlisted = {(owner, name) for owner, name in traced if name not in api.get(owner, [])}
+    assert unlisted == {("ILogger", "log")}, "TensorRT calls the log, not we"
+    assert {("IAttention", "key_value_lengths"), ("IAttention", "causal_kind")} <= traced
+
+
 def test_caches_are_named_by_output(decoder: Decoder) -> None:
     assert caches_of(decoder()) == {f"present_{p}_{i}": f"past_{p}_{i}" for p, i in CACHE}
