@@ -9,17 +9,14 @@ lint finds something, or a planned linear or an attention is not the kernel it w
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from families.exporters import CannotExportError, Spelling, export
+from families.engines import CACHE_LENGTH, EngineCell, compiled, exported, main
 from families.models import FAMILIES, VOCABULARY, Family, Width
 
 from fuselage.calibration.damage.quality import Quality, measure_quality
@@ -33,10 +30,8 @@ from fuselage.compiler.checks.audit import lost_fusions
 from fuselage.compiler.checks.traps import refuse_traps
 from fuselage.compiler.progress import Journal, Silent
 from fuselage.compiler.quantization.quantizable import quantizable
-from fuselage.engines.base import BuildConfig
-from fuselage.engines.tensorrt.backend import TensorRtBackend
 from fuselage.graph.model import Graph
-from fuselage.graph.tensors import ShapeProfile, TensorSpec
+from fuselage.graph.tensors import TensorSpec
 from fuselage.passes.pipeline import PassPipeline
 from fuselage.passes.presets import CANONICAL, lowering
 from fuselage.passes.qdq.linears import scale_weight, weight_of
@@ -45,7 +40,6 @@ from fuselage.passes.qdq.policy import QuantPlan, QuantPolicy
 
 TARGETS = ("SM80", "SM86", "SM89", "SM120")
 WIDTH = Width(hidden=128, heads=4, kv_heads=2, inner=256, layers=2)
-CACHE_LENGTH = 128
 TEXTS = 48
 """Rows of token ids; a sixth of them only measures."""
 
@@ -91,41 +85,33 @@ class Quantised:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineCell:
-    """One family on one GPU.
+class Int8Cell(EngineCell):
+    """INT8 of one family on one GPU.
 
     Attributes:
         planned: linears that are meant to be INT8.
         float_linears: products with a constant that stay float, each with its reason.
         int8_gemms: kernels of the first profile that multiply INT8.
-        blocks: attention blocks of the model.
-        fused: fused attention kernels.
         lost: what the audit misses.
         findings: of the Q/DQ lint; what the TensorRT lint calls an error ends the run.
         notes: what the TensorRT lint warns of.
-        bytes: of the plan.
-        seconds: to build.
+        sqnr_db: on rows the ranges do not come from.
+        cosine_mean: likewise.
     """
 
-    family: str
-    target: str
     planned: int
     float_linears: tuple[str, ...]
     int8_gemms: int
-    blocks: int
-    fused: int
     lost: tuple[str, ...]
     findings: tuple[str, ...]
     notes: tuple[str, ...]
     sqnr_db: float
     cosine_mean: float
-    bytes: int
-    seconds: float
 
     @property
     def passed(self) -> bool:
         """Whether everything that was planned is there, and nothing is wrong with the graph."""
-        return self.fused == self.blocks and not self.lost and not self.findings
+        return super().passed and not self.lost and not self.findings
 
     def __str__(self) -> str:
         """One row of the table."""
@@ -146,8 +132,8 @@ plan, MB | lost |
 def quantised(family: Family) -> Quantised:
     """Export, calibrate, insert Q/DQ and lower."""
     with tempfile.TemporaryDirectory() as folder:
-        exported = _exported(family, Path(folder) / "model.onnx")
-        graph = quantizable(PassPipeline(CANONICAL).run(exported))
+        original = exported(family, Path(folder) / "model.onnx", WIDTH)
+        graph = quantizable(PassPipeline(CANONICAL).run(original))
         _strengthen(graph)
         fit, held_out = _texts().split(TEXTS // 6)
         table = calibrate(graph, fit, _rows)
@@ -166,14 +152,6 @@ def quantised(family: Family) -> Quantised:
             findings=tuple(dict.fromkeys(findings)),
             quality=quality,
         )
-
-
-def _exported(family: Family, path: Path) -> Graph:
-    try:
-        export(family, Spelling("dynamo", "sdpa"), path, WIDTH)
-    except CannotExportError:
-        export(family, Spelling("dynamo", "eager"), path, WIDTH)
-    return Graph.load(path)
 
 
 def _strengthen(graph: Graph) -> None:
@@ -198,22 +176,13 @@ def _rows(texts: Sequence[Sample]) -> Sequence[TokenRow]:
     return [TokenRow(list(row.ids), ()) for row in texts if isinstance(row, TokenIds)]
 
 
-def build(family: Family, made: Quantised, target: str) -> EngineCell:
+def build(family: Family, made: Quantised, target: str) -> Int8Cell:
     """Compile for one GPU and audit."""
-    axes = {
-        dim: (1, 2, 4) if axis == 0 else (1, 16, 64)
-        for spec in made.lowered.inputs
-        for axis, dim in enumerate(spec.dims)
-        if isinstance(dim, str)
-    }
     journal = Journal(Silent())
     refuse_traps(made.lowered, "tensorrt-rtx", (target,), journal)
-    config = BuildConfig(profile=ShapeProfile(axes), compute_capabilities=(target,))
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = TensorRtBackend.of("tensorrt-rtx").build(made.lowered, config, Path(folder))
+    artifact, seconds = compiled(made.lowered, target)
     kernels = artifact.facts["kernels"]
-    return EngineCell(
+    return Int8Cell(
         family=family.name,
         target=target,
         planned=len(made.plan.linears),
@@ -227,37 +196,19 @@ def build(family: Family, made: Quantised, target: str) -> EngineCell:
         sqnr_db=made.quality.sqnr_db,
         cosine_mean=made.quality.cosine_mean,
         bytes=artifact.facts["bytes"],
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
-def cells(only: Sequence[str], targets: Sequence[str]) -> Iterator[EngineCell]:
-    """Every cell, printed as it is done."""
+def cells(only: Sequence[str], targets: Sequence[str]) -> Iterator[Int8Cell]:
+    """Every cell, as it is done."""
     print(HEADER)
     for family in FAMILIES:
         if family.kind in ("vision", "encoder-decoder") or (only and family.name not in only):
             continue
         made = quantised(family)
-        for target in targets:
-            one = build(family, made, target)
-            print(one, flush=True)
-            yield one
-
-
-def main() -> int:
-    """Print the table, and say by the exit status whether everything planned is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="families to build")
-    parser.add_argument("--targets", nargs="*", default=TARGETS, metavar="SM", help="GPUs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the cells")
-    arguments = parser.parse_args()
-    done = list(cells(arguments.only, arguments.targets))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
-    failed = [f"{one.family} {one.target}" for one in done if not one.passed]
-    print(f"\n{len(done)} engines, {len(failed)} incomplete", *failed)
-    return 1 if failed else 0
+        yield from (build(family, made, target) for target in targets)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__.splitlines()[0], TARGETS, cells))
