@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import FeedError
 from .clock import Clock, garbage_collection_off
+from .energy import Meter
 from .turns import Call, Load, Sequential, Turn
 
 _MOST_CALLS = 256
@@ -55,6 +56,7 @@ def race(
     load: Load | None = None,
     *,
     inputs: int = 1,
+    meter: Meter | None = None,
 ) -> dict[str, list[Turn]]:
     """Time all candidates on the same inputs.
 
@@ -69,6 +71,7 @@ def race(
         load: how calls follow one another; None for one after another.
         inputs: how many different inputs there are. With several, all candidates have equally many
             calls a turn, so that those of a round have the same inputs.
+        meter: of energy; None or one that cannot be read leaves it out.
 
     Returns:
         Name -> its turns, as many as there were rounds.
@@ -85,11 +88,30 @@ def race(
             name: min(max(1, round(rules.turn * 1e9 / time)), _MOST_CALLS)
             for name, time in times.items()
         }
-        return _rounds(candidates, clock, rules, load, calls)
+        course = _Course(clock, load, meter or Meter())
+        return _rounds(candidates, course, rules, calls)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What all turns have in common."""
+
+    clock: Clock
+    load: Load
+    meter: Meter
+
+    def turn(self, call: Call, number: int, calls: int) -> Turn:
+        """One turn behind the call that warms its caches."""
+        call(number)
+        if not self.meter.counters:
+            return self.load.turn(call, self.clock, number, calls)
+        before = self.meter.read()
+        turn = self.load.turn(call, self.clock, number, calls)
+        return replace(turn, joules=self.meter.joules(before, self.meter.read()))
 
 
 def _rounds(
-    candidates: Mapping[str, Call], clock: Clock, rules: Rules, load: Load, calls: Mapping[str, int]
+    candidates: Mapping[str, Call], course: _Course, rules: Rules, calls: Mapping[str, int]
 ) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {name: [] for name in candidates}
     order, rng = list(candidates), random.Random(rules.seed)
@@ -98,9 +120,7 @@ def _rounds(
     while not all(_is_enough(series, rules) for series in turns.values()):
         rng.shuffle(order)
         for name in order:
-            call = candidates[name]
-            call(number)
-            turns[name].append(load.turn(call, clock, number, calls[name]))
+            turns[name].append(course.turn(candidates[name], number, calls[name]))
         number += most
     return turns
 

@@ -35,6 +35,7 @@ class Turn:
         cpu: CPU time of this process meanwhile.
         occupancy: share of the time that a client was waiting for an answer; near 1 under open
             load, calls come faster than they are answered.
+        joules: energy of the CPU packages meanwhile; None where it cannot be read.
     """
 
     starts: Nanoseconds = field(repr=False)
@@ -42,6 +43,7 @@ class Turn:
     wall: int
     cpu: int
     occupancy: float = 1.0
+    joules: float | None = None
 
     @property
     def calls(self) -> int:

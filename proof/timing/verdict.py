@@ -1,11 +1,11 @@
 """Which of two candidates is faster: paired by round, exact whatever the noise.
 
-In every round each candidate has one turn, in random order. If two candidates are the same, whatever
-slowed the first or the second turn of a round (another process, a lower clock, what ran before)
-fell on one name or the other by the throw of a coin. The signs of the log-ratios of the rounds are
-then fair coins, independent of their sizes and of each other, however heavy-tailed or autocorrelated
-the noise is. Wilcoxon's signed-rank test needs just that, so its error rate is exact, and its
-inversion, the Hodges-Lehmann estimate with its interval, gives the ratio.
+In every round each candidate has one turn, in random order. If two candidates are the same,
+whatever slowed the first or the second turn of a round (another process, a lower clock, what ran
+before) fell on one name or the other by the throw of a coin. The signs of the log-ratios of the
+rounds are then fair coins, independent of their sizes and of each other, however heavy-tailed or
+autocorrelated the noise is. Wilcoxon's signed-rank test needs just that, so its error rate is
+exact, and its inversion, the Hodges-Lehmann estimate with its interval, gives the ratio.
 
 Source: Wilcoxon 1945 (doi:10.2307/3001968); Hodges and Lehmann 1963 (doi:10.1214/aoms/1177704172).
 """

@@ -1,0 +1,134 @@
+"""What takes part in a race: a subject and what one call of it means in a mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...engines.base import Engine
+from ...engines.text.pipeline import text_pipeline
+from ...engines.text.runtime import TextRuntime
+from ...engines.text.task import TaskSpec
+from ...errors import FeedError, SourceError
+from ...graph.tensors import Array, Feeds
+from ..subjects.base import Subject, chosen_feeds
+from .turns import Call
+from .work import Work
+
+Mode = Literal["engine", "e2e", "pipeline"]
+MODES: Mapping[Mode, str] = {
+    "engine": "arrays in, arrays out; on a GPU what the device does between two events",
+    "e2e": "arrays in host memory in, arrays in host memory out; with the copies of a GPU",
+    "pipeline": "texts in, answers out: tokenise, pad, run, pool",
+}
+
+
+class Candidate:
+    """An open subject in a race.
+
+    Args:
+        name: in tables; no other candidate of the race has it.
+        subject: the candidate closes it.
+        is_baseline: whether the race goes on without it when it fails.
+
+    Attributes:
+        name: as given.
+        subject: as given.
+        is_baseline: as given.
+    """
+
+    def __init__(self, name: str, subject: Subject, *, is_baseline: bool = False) -> None:
+        self.name = name
+        self.subject = subject
+        self.is_baseline = is_baseline
+        self._runtime: TextRuntime | None = None
+
+    def call(self, work: Work, mode: Mode, reader: tuple[Path, TaskSpec] | None = None) -> Call:
+        """Prepare the calls of a piece of work; the first call is made here.
+
+        Args:
+            work: with feeds, in pipeline mode with texts.
+            mode: what a call is.
+            reader: tokenizer.json and task for subjects that have none of their own.
+
+        Raises:
+            FuselageError: as the subject does on the work.
+        """
+        call = self._texts(work, reader) if mode == "pipeline" else self._feeds(work)
+        call(0)
+        return call
+
+    def close(self) -> None:
+        """Close the subject; may be called twice."""
+        self.subject.close()
+
+    def _feeds(self, work: Work) -> Call:
+        subject = self.subject
+        inputs = [chosen_feeds(subject.inputs, feeds, self.name) for feeds in work.inputs]
+        count = len(inputs)
+        engine = engine_of(subject)
+        run = subject.run if engine is None else engine.run
+
+        def call(number: int) -> None:
+            run(inputs[number % count])
+
+        return call
+
+    def _texts(self, work: Work, reader: tuple[Path, TaskSpec] | None) -> Call:
+        runtime = self._runtime or self._open_runtime(reader)
+        self._runtime = runtime
+        inputs, count = work.inputs, len(work.inputs)
+
+        def call(number: int) -> None:
+            runtime(inputs[number % count])
+
+        return call
+
+    def _open_runtime(self, reader: tuple[Path, TaskSpec] | None) -> TextRuntime:
+        subject = self.subject
+        if subject.tokenizer is not None and subject.task is not None:
+            reader = subject.tokenizer, subject.task
+        if reader is None:
+            raise FeedError(
+                f"{self.name}: texts need a tokenizer, which neither it nor another candidate has; "
+                "add a bundle or a torch: model, or measure with --mode engine"
+            )
+        engine = engine_of(subject) or SubjectEngine(subject)
+        return text_pipeline(engine, reader[0], reader[1], profile=subject.profile)
+
+
+class SubjectEngine(Engine):
+    """A subject as an engine, for text runtimes."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.target = "ort-cpu"  # the batches that suit a CPU
+        self.inputs = subject.inputs
+        self.outputs = subject.outputs
+        self._subject = subject
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Answer once."""
+        return self._subject.run(feeds)
+
+    def close(self) -> None:
+        """Close the subject."""
+        self._subject.close()
+
+
+def engine_of(subject: Subject) -> Engine | None:
+    """The engine inside a subject of a bundle; None for others."""
+    engine = getattr(subject, "engine", None)
+    return engine if isinstance(engine, Engine) else None
+
+
+def refuse_kept(subject: Subject) -> None:
+    """Answers that were kept take no time.
+
+    Raises:
+        SourceError: for a subject of that kind.
+    """
+    if subject.kept:
+        raise SourceError(
+            f"{subject.name}: kept results cannot be timed; give a bundle:, ort: or torch: subject"
+        )
