@@ -11,7 +11,7 @@ from typing import Any
 from ...calibration.session import GraphSession
 from ...engines import host
 from ...engines.base import BuildConfig, EngineArtifact, LoadOptions
-from ...engines.bundle import Bundle, BundleWriter
+from ...engines.bundle import SOURCE, Bundle, BundleWriter
 from ...engines.choice import base_target, preferred, variant
 from ...engines.manifest import TargetEntry
 from ...engines.strict_json import canonical_json
@@ -19,21 +19,22 @@ from ...engines.targets import TARGETS, backend
 from ...engines.text.task import TASK_FILE, TaskSpec
 from ...errors import BuildError, BundleError, VerificationError
 from ...graph.model import Graph
-from ...graph.tensors import ShapeProfile
 from ...passes.presets import Precision, lowering
 from ..cache.code import code_digest
+from ..cache.store import Store
+from ..cache.timings import StoredTimings
 from ..checks.audit import lost_fusions
 from ..checks.proof import Proof, Verdict
 from ..checks.traps import refuse_traps
 from ..checks.verified import run_passes
 from ..checks.widen import widen_bfloat16
 from ..precision import assign
-from ..profiles.plan import ShapePlan
 from ..progress import Journal, Listener, Silent
 from ..report import REPORT
 from .amend import amended_report, entry_of
 from .form import Form, canonical_graph, form_of
 from .past import past_report
+from .shapes import stated_shapes
 
 _PLANNED = ("tensorrt", "tensorrt-rtx")
 
@@ -192,7 +193,7 @@ class _Work:
                 reference,
                 self.bundle.path("tokenizer.json"),
                 TaskSpec.load(self.bundle.path(TASK_FILE)),
-                self._shapes().everywhere,
+                stated_shapes(self.bundle, self.report).everywhere,
                 self.canonical.outputs,
             )
             verdicts = {name: self._examine(proof, name, item) for name, item in engines.items()}
@@ -209,7 +210,8 @@ class _Work:
         target, precision = base_target(name), self._precision(name)
         blocker = backend(target).run_blocker()
         if blocker is None:
-            options = LoadOptions(threads=self.wish.threads)
+            source = self.bundle.root / SOURCE if target in _PLANNED else None
+            options = LoadOptions(threads=self.wish.threads, source=source)
             with backend(target).load(self.writer.folder(name), options) as engine:
                 return replace(proof.examine(target, precision, engine, "engine"), target=name)
         graph, subject = item.graph, "its graph was run with ONNX Runtime on the CPU"
@@ -249,13 +251,23 @@ class _Work:
         return assign((target,), asked).precisions[target]
 
     def _config(self, name: str) -> BuildConfig:
-        shapes = self._shapes()
+        shapes = stated_shapes(self.bundle, self.report)
+        recipe = self.bundle.manifest.recipe
+        is_stripped = bool(recipe.get("strip_plan", False))
+        is_timed = base_target(name) == "tensorrt"
+        store = Store.default(self.journal.note) if is_timed else None
+        timings = StoredTimings.of(store, base_target(name))
         return BuildConfig(
             profile=shapes.whole,
             profiles=shapes.profiles,
             buckets=shapes.buckets,
             compute_capabilities=self._gpus(name),
             threads=self.wish.threads,
+            refittable=bool(recipe.get("refittable", False)),
+            stripped=is_stripped,
+            weight_streaming=bool(recipe.get("weight_streaming", False)),
+            source=self.canonical if is_stripped else None,
+            timings=timings,
         )
 
     def _gpus(self, name: str) -> tuple[str, ...]:
@@ -269,17 +281,6 @@ class _Work:
         old = self.bundle.manifest.targets.get(name)
         had = old.compute_capabilities if old else ()
         return tuple(dict.fromkeys((*had, *here))) if had else ()
-
-    def _shapes(self) -> ShapePlan:
-        stated = self.report.get("shapes")
-        if stated is not None:
-            profiles = tuple(
-                ShapeProfile({axis: (a, b, c) for axis, (a, b, c) in axes.items()})
-                for axes in stated["profiles"]
-            )
-            return ShapePlan(profiles=profiles, buckets=tuple(stated["buckets"]))
-        entry = next(iter(self.bundle.manifest.targets.values()))
-        return ShapePlan(profiles=(ShapeProfile(dict(entry.profile)),))
 
 
 def _refuse_change(bundle: Bundle, wish: Wish) -> None:

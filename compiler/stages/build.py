@@ -33,6 +33,8 @@ def run_stages(context: Context) -> dict[str, Any]:
     shapes = _shapes(context, exported)
     answers = ask_reference(context, exported, shapes.everywhere)
     canonical = canonicalise(context, exported.graph)
+    if context.held is not None:
+        context.held.check(exported.spec, exported.tokenizer, canonical)
     quantised = quantise(context, exported, canonical)
     built = [
         build_engine(context, lower(context, target, canonical, quantised), shapes)
@@ -57,11 +59,16 @@ def run_stages(context: Context) -> dict[str, Any]:
         comparison=context.request.comparison,
         cache=context.runner.ledger,
     )
+    if context.held is not None:
+        context.held.judge(report)
     _commit(context, exported, quantised, built, shapes, report)
     return report
 
 
 def _shapes(context: Context, exported: ExportedModel) -> ShapePlan:
+    if context.held is not None:
+        return context.held.shapes
+
     def lengths() -> Lengths:
         from ...calibration.text.data import default_corpus
 

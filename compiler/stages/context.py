@@ -13,6 +13,7 @@ from ..models.source import ModelSource
 from ..precision import Assignment
 from ..progress import Journal
 from ..recipe import Recipe, Request
+from .held import Held
 from .product import StageRunner
 
 
@@ -28,6 +29,7 @@ class Context:
         journal: what is told.
         writer: of the bundle.
         runner: runs stages, or takes their products from the cache.
+        held: the bundle whose weights are replaced; None in a build from nothing.
     """
 
     request: Request
@@ -37,6 +39,7 @@ class Context:
     journal: Journal
     writer: BundleWriter
     runner: StageRunner
+    held: Held | None = None
 
     def key(self, stage: str, fields: dict[str, Any], *, target: str = "") -> StageKey:
         """The key of a stage of this build."""

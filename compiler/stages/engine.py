@@ -11,7 +11,9 @@ from ...engines import host
 from ...engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ...engines.bundle import SOURCE
 from ...engines.targets import backend
+from ...engines.tensorrt.backend import TensorRtBackend
 from ..cache.code import ENGINE, code_digest
+from ..cache.entry import content_digest, hash_files
 from ..cache.timings import StoredTimings
 from ..profiles.plan import ShapePlan
 from ..progress import Journal
@@ -68,9 +70,15 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
         weight_streaming=context.request.weight_streaming,
     )
 
+    plan = None if context.held is None else context.held.plans.get(target)
+
     def make(folder: Path, journal: Journal) -> dict[str, Any]:
         graph = lowered.load()
-        artifact = backend(target).build(graph, _with_stores(context, lowered, config), folder)
+        whole = _with_stores(context, lowered, config)
+        if plan is None:
+            artifact = backend(target).build(graph, whole, folder)
+        else:
+            artifact = TensorRtBackend.of(target).refit(plan, graph, whole, folder)
         decomposed = artifact.facts.get("decomposed_attention", ())
         if decomposed:
             reason = decomposed[0]["reason"]
@@ -79,8 +87,11 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
         journal.record(f"build {target}", artifact.facts["build_seconds"], nodes, nodes)
         return {"files": list(artifact.files), "facts": dict(artifact.facts)}
 
-    key = context.key("engine", _fields(lowered, config), target=target)
-    title = f"build {target} {lowered.precision}"
+    fields = _fields(lowered, config)
+    if plan is not None:
+        fields["refitted"] = content_digest(hash_files(plan))
+    key = context.key("engine", fields, target=target)
+    title = f"{'build' if plan is None else 'refit'} {target} {lowered.precision}"
     product = context.runner.run(key, title, make, context.writer.folder(target))
     product.fetch()
     return BuiltEngine(lowered, product)

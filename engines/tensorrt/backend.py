@@ -26,7 +26,7 @@ from .statement import plan_facts, profiles_of
 from .timing_cache import Timings
 from .weights.mode import WeightMode, refuse_mode, set_flags
 from .weights.refill import refill, serialized
-from .weights.structure import check_refittable
+from .weights.refusal import check_refittable
 from .weights.table import OWN, STUB, read_weights, weights_of, write_stub, write_table
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
-"""Whether two graphs are the same but for the values of their weights."""
+"""Whether a plan takes the weights of a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +11,8 @@ from .table import STUB
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
     from ....graph.model import Graph
-
-
-def difference(old: ir.Model, new: ir.Model) -> str | None:
-    """The first difference of two graphs, as what was expected and got; None when there is none.
-
-    Weights may differ in their values; whole numbers and truth values may not, because a compiler
-    has taken them for sizes and axes.
-    """
-    pairs = zip_longest(_lines(old), _lines(new), fillvalue="nothing")
-    return next((f"expected {a}, got {b}" for a, b in pairs if a != b), None)
 
 
 def check_refittable(folder: Path, mode: WeightMode, graph: Graph) -> None:
@@ -37,6 +24,7 @@ def check_refittable(folder: Path, mode: WeightMode, graph: Graph) -> None:
     """
     import onnx_ir as ir
 
+    from ....graph.structure import difference
     from ....graph.weights import detach_weights
 
     if mode.refit != "any":
@@ -64,26 +52,3 @@ def _proto(content: bytes) -> onnx.ModelProto:
     import onnx
 
     return onnx.load_from_string(content)
-
-
-def _lines(model: ir.Model) -> Iterator[str]:
-    graph = model.graph
-    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
-        for value in values:
-            yield f"{kind} {value.name} {value.type} {value.shape}"
-    for name, value in sorted(graph.initializers.items()):
-        yield f"weight {name} {_tensor(value.const_value)}"
-    for node in graph:
-        inputs = ", ".join(value.name or "" if value else "" for value in node.inputs)
-        attributes = " ".join(f"{name}={item.value}" for name, item in node.attributes.items())
-        outputs = ", ".join(value.name or "" for value in node.outputs)
-        yield f"node {node.op_type} ({inputs}) {attributes} -> {outputs}"
-
-
-def _tensor(held: ir.TensorProtocol | None) -> str:
-    if held is None:
-        return "without a value"
-    shape = ",".join(map(str, held.shape))
-    is_weight = held.dtype.is_floating_point()
-    values = "" if is_weight or held.nbytes > 1024 else f" {held.numpy().tolist()}"
-    return f"{held.dtype.name}[{shape}]{values}"
