@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .engines.bundle import Bundle
     from .engines.text.runtime import TextRuntime
     from .engines.text.texts import Text
+    from .proof.timing.results import Benchmark
 
 __all__ = [
     "BuildError",
@@ -58,6 +59,7 @@ __all__ = [
     "TextError",
     "VerificationError",
     "__version__",
+    "bench",
     "build",
     "load",
     "pipeline",
@@ -262,3 +264,71 @@ def pipeline(
     engine = bundle.engine(target, fallback=fallback, threads=threads, executor=executor)
     axes = bundle.manifest.targets[engine.name].profile
     return text_pipeline(engine, tokenizer, spec, profile=ShapeProfile(axes) if axes else None)
+
+
+def bench(
+    *subjects: str | Path,
+    baselines: Sequence[str] = (),
+    model: str | None = None,
+    task: str = "auto",
+    mode: Literal["engine", "e2e", "pipeline"] = "engine",
+    shapes: str | Sequence[str] = (),
+    texts: Sequence[str | Path] = (),
+    clients: int = 1,
+    rate: float | None = None,
+    seconds: float = 3.0,
+    iterations: int = 10,
+    threads: int = 0,
+    floor: float = 0.02,
+    memory: bool = True,
+    anyway: bool = False,
+    trust: bool = False,
+) -> Benchmark:
+    """Time subjects in rounds of random order and say which differences are more than noise.
+
+    Args:
+        subjects: folders of bundles, .onnx files or ``torch:MODEL``; the others are compared with
+            the first.
+        baselines: of ``torch-eager``, ``torch-sdpa``, ``torch-compile``, ``ort``; or ``all``.
+        model: what baselines run; None for the model of the first bundle.
+        task: of ``torch:`` subjects and ``model``.
+        mode: arrays to arrays, the same with the copies of a GPU, or texts to answers.
+        shapes: such as ``1x128,8x128``; ``8`` is eight texts of their own lengths.
+        texts: files whose texts give lengths and tokens; empty for the corpus that ships.
+        clients: threads that send calls.
+        rate: calls a second of open load; None for clients that wait for their answers.
+        seconds: timed of each candidate, at least.
+        iterations: calls of each candidate, at least.
+        threads: CPU threads; 0 for all physical cores allowed to this process.
+        floor: difference that counts, 0.02 for two percent.
+        memory: measure peak memory, each candidate in a process of its own.
+        anyway: on a busy machine give figures without verdicts.
+        trust: open engines without a manifest; a TensorRT plan is code.
+
+    Raises:
+        DeviceError: when the machine is too busy to conclude anything.
+        FeedError: when a subject does not take a shape, or options contradict one another.
+        FuselageError: as opening the subjects does.
+    """
+    from .proof.timing.bench import run_bench
+    from .proof.timing.race import Rules
+    from .proof.timing.request import Request
+
+    request = Request(
+        subjects=tuple(map(str, subjects)),
+        baselines=_names(baselines),
+        model=model,
+        task=task,
+        mode=mode,
+        shapes=_names(shapes),
+        texts=tuple(map(Path, texts)),
+        clients=clients,
+        rate=rate,
+        rules=Rules(seconds=seconds, iterations=iterations),
+        threads=threads,
+        floor=floor,
+        memory=memory,
+        anyway=anyway,
+        trust=trust,
+    )
+    return run_bench(request)

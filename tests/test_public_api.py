@@ -13,7 +13,7 @@ import fuselage
 from fuselage import errors
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["build", "load", "pipeline"]
+VERBS = ["bench", "build", "load", "pipeline"]
 ERRORS = [
     "BuildError",
     "BundleError",
@@ -68,6 +68,9 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 SIGNATURES = {
+    "bench": "(*subjects, baselines=(), model=None, task='auto', mode='engine', shapes=(), "
+    "texts=(), clients=1, rate=None, seconds=3.0, iterations=10, threads=0, floor=0.02, "
+    "memory=True, anyway=False, trust=False)",
     "build": "(model, *, out, precision='auto', compare_precisions=False, targets=(), "
     "task='auto', texts=None, "
     "int8_embeddings=False, float_attention=False, min_sqnr=None, min_cosine=None, "
