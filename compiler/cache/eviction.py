@@ -54,13 +54,13 @@ def shrink(root: Path, limit_bytes: int, *, newest: Path | None = None) -> list[
     Args:
         root: the cache.
         limit_bytes: of everything together.
-        newest: stays.
+        newest: stays, also when the clock says that others were used later.
 
     Returns:
         What was removed.
     """
     total, removed = 0, []
-    for item in items(root):
+    for item in sorted(items(root), key=lambda item: item.path != newest):
         total += item.bytes
         if total > limit_bytes and item.path != newest:
             item.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -125,6 +126,39 @@ def test_beyond_the_limit_what_was_not_used_for_longest_goes(store: Store, produ
     assert store.find(key(task=0)) is not None  # used now, so 1 is the oldest
     keep(store, key(task=3), product)
     assert [store.find(key(task=n)) is not None for n in range(4)] == [True, False, True, True]
+
+
+def test_what_is_kept_now_stays_though_the_clock_went_back(store: Store, product: Path) -> None:
+    (product / "engine.plan").write_bytes(bytes(4_000))
+    for number in range(2):
+        entry = keep(store, key(task=number), product)
+        os.utime(entry.folder / "entry.json", (time.time() + 9000 + number,) * 2)
+    keep(store, key(task=2), product)
+    assert [store.find(key(task=n)) is not None for n in range(3)] == [False, True, True]
+
+
+def test_what_does_not_fit_goes_and_what_is_older_and_fits_stays(
+    store: Store, product: Path
+) -> None:
+    sizes = {0: 100, 1: 9_000, 2: 4_000}
+    for number, size in sizes.items():
+        (product / "engine.plan").write_bytes(bytes(size))
+        store.limit_bytes = 100_000
+        entry = keep(store, key(task=number), product)
+        os.utime(entry.folder / "entry.json", (100 + number,) * 2)
+    removed = shrink(store.root, 10_000)
+    assert [item.path.name for item in removed] == [key(task=1).digest]
+
+
+def test_the_product_of_another_key_is_not_taken(
+    store: Store, product: Path, notes: list[str]
+) -> None:
+    entry = keep(store, key(task=0), product)
+    shutil.copytree(entry.folder, entry.folder.with_name(key(task=1).digest))
+    assert store.find(key(task=1)) is None
+    (note,) = notes
+    assert "holds the product of another key; it is removed, the stage runs again" in note
+    assert store.find(key(task=0)) is not None
 
 
 def test_statistics_of_calibration_are_under_the_same_limit(store: Store, product: Path) -> None:
