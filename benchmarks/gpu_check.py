@@ -19,10 +19,12 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -106,50 +108,53 @@ def _child(
     command = [sys.executable, __file__, "--part", name]
     command += ["--cpu-smoke"] if arguments.cpu_smoke else []
     began = time.monotonic()
-    with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
-        found: dict[str, Any] = {"status": "failed"}
-        try:
-            done = subprocess.run(
-                command,
-                env={**environment, "GPU_CHECK_FILE": file.name},
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-                timeout=seconds,
-            )
-            text = file.read()
-            last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-            found["reason"] = f"exit code {done.returncode}, last words: {last}"
-            if text:
-                found = json.loads(text)
-        except subprocess.TimeoutExpired:
-            found["reason"] = f"still at work after {seconds:.0f} s"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        wrong = _run_group(command, {**environment, "GPU_CHECK_FILE": str(file)}, seconds)
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if wrong or not found:  # the rows before a crash are as good as others
+        found |= {"status": "failed", "reason": wrong or "it found nothing"}
     return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _run_group(command: list[str], environment: dict[str, str], seconds: float) -> str | None:
+    """Run a process and all it starts; None, or what went wrong."""
+    with tempfile.TemporaryFile("w+", errors="replace") as words:
+        # A group of its own: compilers and tests that a part started must not outlive it.
+        child = subprocess.Popen(command, env=environment, stderr=words, start_new_session=True)
+        try:
+            code = child.wait(timeout=seconds)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"still at work after {seconds:.0f} s"
+            raise
+        if not code:
+            return None
+        words.seek(0)
+        last = (words.read().strip().splitlines() or ["nothing"])[-1]
+        return f"exit code {code}, last words: {last}"
 
 
 def _run_part(name: str, *, smoke: bool) -> int:
     """In the child: measure, and write what was found, skipped or wrong."""
     try:
-        from gpu.part import REAL, SMOKE, SkipPartError
+        from gpu.part import REAL, SMOKE, SkipPartError, save
 
         part = importlib.import_module(f"gpu.{name}")
     except ImportError as error:
-        _write({"status": "skipped", "reason": f"{error.name} is not installed here"})
+        missing = {"status": "skipped", "reason": f"{error.name} is not installed here"}
+        Path(os.environ["GPU_CHECK_FILE"]).write_text(json.dumps(missing), encoding="utf-8")
         return 0
     try:
         findings = part.measure(SMOKE if smoke else REAL)
     except SkipPartError as reason:
-        _write({"status": "skipped", "reason": str(reason)})
+        save({"status": "skipped", "reason": str(reason)})
         return 0
-    except Exception as error:
-        _write({"status": "failed", "reason": f"{type(error).__name__}: {error}"})
-        raise
-    _write({"status": "ran", **asdict(findings)})
+    save({"status": "ran", **asdict(findings)})
     return 0
-
-
-def _write(found: dict[str, Any]) -> None:
-    Path(os.environ["GPU_CHECK_FILE"]).write_text(json.dumps(found), encoding="utf-8")
 
 
 def _machine(environment: dict[str, str]) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +71,7 @@ SMOKE = Sizes(
 
 @dataclass
 class Findings:
-    """What a part found.
+    """What a part found; kept in the file of the part as it comes, should the part not end.
 
     Attributes:
         rows: figures: each a name, a unit of its own in the keys, JSON values.
@@ -86,6 +89,15 @@ class Findings:
         }
         self.rows.append({"name": name, **rounded})
         print(f"{name:44} {rounded}", flush=True)
+        save({"status": "failed", **asdict(self)})
+
+
+def save(found: dict[str, Any]) -> None:
+    """Write what was found so far; the last word counts."""
+    if path := os.environ.get("GPU_CHECK_FILE"):
+        partial = Path(f"{path}.new")
+        partial.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        partial.replace(path)
 
 
 def spread(call: Callable[[], object], sizes: Sizes, least: int = 10) -> dict[str, Any]:
@@ -103,6 +115,13 @@ def spread(call: Callable[[], object], sizes: Sizes, least: int = 10) -> dict[st
 
 
 def relative_error(got: Any, wanted: Any) -> float:
-    """Frobenius norm of the difference over that of what was wanted."""
+    """Frobenius norm of the difference over that of what was wanted.
+
+    Raises:
+        AssertionError: when it is no number, which no bound would notice.
+    """
     expected = np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(np.asarray(got, np.float64) - expected) / np.linalg.norm(expected))
+    error = np.linalg.norm(np.asarray(got, np.float64) - expected) / np.linalg.norm(expected)
+    if not np.isfinite(error):
+        raise AssertionError("the answer is not finite")
+    return float(error)

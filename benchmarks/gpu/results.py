@@ -54,10 +54,11 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _part(part: Mapping[str, Any]) -> list[str]:
-    if part["status"] != "ran":
-        return [f"{part['status']}: {part['reason']}"]
+    lines = [] if part["status"] == "ran" else [f"{part['status']}: {part['reason']}", ""]
+    if not part.get("rows"):
+        return lines
     columns = list(dict.fromkeys(key for row in part["rows"] for key in row))
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     cells = ([_cell(row.get(column)) for column in columns] for row in part["rows"])
     lines += [f"| {' | '.join(row)} |" for row in cells]
     notes = [f"- {note}" for note in dict.fromkeys(part["notes"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -65,6 +67,42 @@ def test_a_part_that_fails_costs_no_other_part(tmp_path: Path) -> None:
     assert parts["ort"]["status"] == "failed"
     assert "exit code -6" in parts["ort"]["reason"]
     assert parts["floors"]["status"] == "ran"
+
+
+def test_rows_before_a_crash_are_kept_and_nothing_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "open(os.environ['PROOF'], 'w').write(str(child.pid))\n"
+        "import time; time.sleep(600)\n"
+    )
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu_check = importlib.import_module("gpu_check")
+    monkeypatch.setattr(gpu_check, "_LEAST", 1.0)
+    environment = gpu_check._environment(tmp_path, tmp_path) | {"PROOF": str(tmp_path / "pid")}
+    part = gpu_check._child("floors", argparse.Namespace(cpu_smoke=True), environment, 12.0)
+    assert part["status"] == "failed"
+    assert part["reason"] == "still at work after 12 s"
+    assert {row["name"] for row in part["rows"]} >= {"smallest work, waited for", "copy to the GPU"}
+    child = int((tmp_path / "pid").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or ") Z " in status.read_text()
+
+
+def test_numpy_alone_is_enough_for_the_executor(tmp_path: Path) -> None:
+    missing = ("onnx", "onnx_ir", "onnxruntime", "torch", "tokenizers", "tensorrt_rtx")
+    names = ("executor", "floors", "ort", "flavours", "baselines")
+    for name in missing:
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name}', name='{name}')\n")
+    out = tmp_path / "out"
+    done = check("--cpu-smoke", "--only", *names, "--packages", tmp_path, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = json.loads((out / "cpu-smoke.json").read_text())["parts"]
+    assert parts["executor"]["status"] == parts["floors"]["status"] == "ran"
+    for name in ("ort", "flavours", "baselines"):
+        assert parts[name]["status"] == "skipped", parts[name]
 
 
 def test_a_missing_package_is_the_reason(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from .model import PLAN, FakeModel
+
+if TYPE_CHECKING:
+    import onnx  # the kit for a machine with a GPU uses the fake, and onnx may be missing there
 
 
 class OnnxModel(FakeModel):
@@ -28,6 +30,8 @@ class OnnxModel(FakeModel):
     @classmethod
     def read(cls, plan: bytes) -> OnnxModel:
         """What `write` wrote."""
+        import onnx
+
         header, _, body = plan.removeprefix(PLAN + b" ").partition(b"\n")
         found = FakeModel.of_onnx(body)
         self = cls(found.inputs, found.outputs, found.function)
@@ -52,6 +56,8 @@ class OnnxModel(FakeModel):
 
 def write(proto: onnx.ModelProto, mode: Mapping[str, Any]) -> bytes:
     """A plan; one that is stripped has zeros for weights."""
+    import onnx
+
     kept = onnx.ModelProto()
     kept.CopyFrom(proto)
     sha256 = {name: digest(array) for name, array in weights_of(kept).items()}
@@ -64,6 +70,8 @@ def write(proto: onnx.ModelProto, mode: Mapping[str, Any]) -> bytes:
 
 def attached(stub: bytes, arrays: Mapping[str, bytes]) -> onnx.ModelProto:
     """A graph with the weights that were handed over beside it."""
+    import onnx
+
     proto = onnx.load_from_string(stub)
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -75,6 +83,8 @@ def attached(stub: bytes, arrays: Mapping[str, bytes]) -> onnx.ModelProto:
 
 def weights_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Name -> values of all that are floats: sizes and axes are part of the plan."""
+    import onnx
+
     found = {
         tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in proto.graph.initializer
     }
