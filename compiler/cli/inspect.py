@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..packages import REWRITING, require
 from .console import print_json, print_table, say
+from .documents import check_document, write_document
 from .edges import print_edges
-from .options import Json
+from .inspect_costs import check_shape, make_costs, show_costs
+from .inspect_passes import make_passes, show_passes
+from .options import Document, Json, Threads
 from .subject import is_bundle
+
+if TYPE_CHECKING:
+    from ...proof.cost_model.examine import CostModel
+    from ...proof.cost_model.stages import StageCost
 
 
 def inspect(
@@ -20,14 +28,66 @@ def inspect(
     ],
     full: Annotated[bool, typer.Option("--full", help="Hash every file of the bundle.")] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Show all quantised edges, not the worst ten.")
+        bool, typer.Option("--all", help="Show all quantised edges, nodes and passes.")
     ] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Show what every node costs, and where time goes.")
+    ] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="With --costs: time the nodes on this CPU.")
+    ] = False,
+    passes: Annotated[
+        bool, typer.Option("--passes", help="Show the graph before and after each pass.")
+    ] = False,
+    shape: Annotated[
+        str,
+        typer.Option(
+            metavar="BATCHxSEQUENCE", help="With --costs and --passes; 8x1+127: 127 in a cache."
+        ),
+    ] = "8x128",
+    target: Annotated[
+        str | None, typer.Option(help="With --costs and --passes. Default: ort-cpu.")
+    ] = None,
+    threads: Threads = 0,
+    out: Document = None,
     as_json: Json = False,
 ) -> None:
-    """Show inputs, outputs, operators, targets, precisions, quantised edges and files."""
+    """Show inputs, outputs, operators, targets, precisions, quantised edges and files.
+
+    With --costs, --json prints and --out writes the cost model alone: docs/cost_model.md.
+    """
+    if (measured or out is not None) and not costs:
+        raise typer.BadParameter("--measure and --out go with --costs")
+    check_document(out)
+    if costs or passes:
+        require(REWRITING, "counting a graph")
+        check_shape(shape)
     facts = _inspect_bundle(subject, full, every) if is_bundle(subject) else _inspect_file(subject)
+    stages: list[StageCost] = []
+    if passes:
+        stages, sizes = make_passes(subject, target=target, shape=shape)
+        show_passes(stages, sizes, shape, every=every)
+        facts["passes"] = _stages_facts(stages, sizes)
+    if costs:
+        model = make_costs(subject, target=target, shape=shape, measured=measured, threads=threads)
+        show_costs(model, every=every)
+        facts = _document(model, stages)
+    if out is not None:
+        write_document(out, facts)
     if as_json:
         print_json(facts)
+
+
+def _stages_facts(stages: Sequence[StageCost], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    from ...proof.cost_model.document import stages_facts
+
+    return stages_facts(stages, sizes)
+
+
+def _document(model: CostModel, stages: Sequence[StageCost]) -> dict[str, Any]:
+    from ...proof.cost_model.document import document
+
+    return document(model, stages)
 
 
 def _inspect_file(path: Path) -> dict[str, Any]:

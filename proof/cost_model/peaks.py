@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,14 @@ class Peaks:
     flops: float
     integer_flops: float
     copies: tuple[tuple[int, float], ...]
+
+    def raised(self, flops: float, integer_flops: float) -> Peaks:
+        """The same with rates at least as high: a product that was faster proves them too low."""
+        return replace(
+            self,
+            flops=max(self.flops, flops),
+            integer_flops=max(self.integer_flops, integer_flops),
+        )
 
     def bandwidth(self, moved: float) -> float:
         """The best rate for this many bytes or more."""
@@ -88,8 +96,8 @@ def gpu_peaks(capability: str, precision: str) -> Peaks:
     rates = RATES.get(capability)
     if rates is None:
         raise DeviceError(
-            f"compute capability {capability!r}: expected one of {', '.join(RATES)}, whose rates "
-            "are known"
+            f"compute capability {capability!r}: the rates of {', '.join(RATES)} are known; "
+            "inspect an engine that was compiled for one of them"
         )
     return Peaks(
         source=f"data sheet of {rates.name} ({capability})",

@@ -50,6 +50,7 @@ class CostShape:
 
     @property
     def case(self) -> Case:
+        """The sizes as a sample has them: nothing is padded."""
         return Case(batch=self.batch, sequence=self.sequence, target=self.sequence, past=self.past)
 
 

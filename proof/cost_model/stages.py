@@ -73,7 +73,7 @@ def run_and_count(graph: Graph, passes: Sequence[Pass]) -> Iterator[StageCost]:
 
 
 def recorded(stages: Sequence[Mapping[str, Any]]) -> list[StageCost]:
-    """The stages of a bundle's ``report.json``, which has nodes but neither operations nor bytes."""
+    """The stages of a bundle's ``report.json``, which has nodes, not operations or bytes."""
     return [
         StageCost(
             stage=str(stage["name"]),
@@ -84,6 +84,11 @@ def recorded(stages: Sequence[Mapping[str, Any]]) -> list[StageCost]:
         )
         for stage in stages
     ]
+
+
+def counted(stage: str, graph: Graph) -> StageCost:
+    """A graph of which only the result is at hand."""
+    return _entry(stage, graph, count(graph))
 
 
 def _entry(
