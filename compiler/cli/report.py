@@ -56,7 +56,7 @@ def report(
         },
         run=not no_run,
     )
-    made = make_report(request)
+    made = make_report(request, say)
     say(f"written to {out}: {made.bytes:,} bytes")
     if show:
         typer.launch(out.resolve().as_uri())

@@ -69,6 +69,11 @@ class BundleFacts:
         return self.manifest.model.id.rstrip("/").rpartition("/")[2] or self.manifest.model.id
 
     @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return Path(self.path).resolve().name
+
+    @property
     def precision(self) -> str:
         """Of the engines, or ``fp16, int8`` when they differ."""
         return ", ".join(sorted({entry.precision for entry in self.manifest.targets.values()}))

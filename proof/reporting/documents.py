@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,18 +68,20 @@ class Documents:
         """Of `fuselage compare`."""
         return self["comparison"]
 
-    def missing_points(self, bundle: str) -> list[tuple[str, str]]:
-        """What is not known because a document is missing, and the command that makes it."""
-        return [
-            (f"{kind.missing}.", kind.command.format(bundle=bundle, model="MODEL"))
-            for kind in KINDS
-            if not self[kind.key]
-        ]
+
+def missing_documents(documents: Documents, bundle: str, model: str) -> dict[str, tuple[str, str]]:
+    """Kind -> what is not known because its document is missing, and the command that makes it."""
+    return {
+        kind.key: (f"{kind.missing}.", command_for(kind.key, bundle, model))
+        for kind in KINDS
+        if not documents[kind.key]
+    }
 
 
 def command_for(kind: str, bundle: str, model: str) -> str:
     """The command that makes a document."""
-    return _BY_KEY[kind].command.format(bundle=bundle, model=model)
+    words = {"bundle": shlex.quote(bundle), "model": shlex.quote(model)}
+    return _BY_KEY[kind].command.format(**words)
 
 
 def read_documents(paths: Mapping[str, Path | None]) -> Documents:

@@ -59,7 +59,8 @@ def draw_layer(blocks: list[Block], title: str, description: str, key: str) -> M
         'aria-labelledby="{key}-t {key}-d" xmlns="http://www.w3.org/2000/svg">'
         '<title id="{key}-t">{title}</title><desc id="{key}-d">{description}</desc>'
         '<defs><marker id="{key}-arrow" viewBox="0 0 8 8" refX="7.2" refY="4" '
-        'markerWidth="6.5" markerHeight="6.5" orient="auto"><path class="tip" d="M0 .8 7.4 4 0 7.2z"/></marker></defs>'
+        'markerWidth="6.5" markerHeight="6.5" orient="auto">'
+        '<path class="tip" d="M0 .8 7.4 4 0 7.2z"/></marker></defs>'
     ).format(width=WIDTH, height=picture.height, key=key, title=title, description=description)
     parts = [head, *_draw_edges(picture, f"{key}-arrow")]
     parts += [_draw_box(box) for box in picture.boxes]

@@ -40,9 +40,9 @@ def layer_of(name: str) -> Layer | None:
 
 def within_layer(name: str) -> str:
     """The module of a node inside its layer, for example ``attention.self.query``."""
-    found = _NUMBERED.match(name)
-    inside = name[found.end() :] if found else name
-    return inside.strip("./").partition("/")[0]
+    module = name.partition("/")[0]
+    found = _NUMBERED.match(module)
+    return module[found.end() :].strip(".") if found else module
 
 
 def assign_layers(outline: Outline) -> dict[str, Layer | None]:

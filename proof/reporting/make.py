@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import FuselageError
 from .bundle_facts import BundleFacts
-from .documents import Documents, read_documents
+from .documents import read_documents
+from .fill_in import with_comparison
 from .page import render_page, report_data
+
+Told = Callable[[str], None]
 
 _SUFFIXES = (".html", ".htm")
 _MOST = 2
@@ -46,11 +49,12 @@ class MadeReport:
     data: dict[str, Any] = field(repr=False)
 
 
-def make_report(request: ReportRequest) -> MadeReport:
+def make_report(request: ReportRequest, told: Told = lambda _: None) -> MadeReport:
     """Write the report.
 
     Args:
         request: what to report on.
+        told: hears what is filled in, and why something is not.
 
     Raises:
         BundleError: when a bundle is missing or damaged.
@@ -65,6 +69,8 @@ def make_report(request: ReportRequest) -> MadeReport:
     bundles = [
         BundleFacts.read(path, label) for path, label in zip(request.bundles, labels, strict=True)
     ]
+    if request.run and not documents.comparison:
+        documents = with_comparison(bundles[0], documents, told)
     text = render_page(bundles, documents)
     return MadeReport(bytes=_write(text, request.out), data=report_data(bundles, documents))
 

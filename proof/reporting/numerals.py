@@ -41,14 +41,11 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def cosine(value: float | None) -> str:
-    """A cosine with the digits in which it differs from 1."""
+    """A cosine with the digits in which it differs from 1, six at most."""
     if value is None:
         return DASH
-    gap = 1 - value
-    if gap <= 0.5e-9:
-        return "1.000000000" if value < 1 else "1"
-    decimals = min(9, max(4, 1 - math.floor(math.log10(abs(gap)))))
-    return fixed(value, decimals)
+    gap = abs(1 - value)
+    return fixed(value, 6 if gap < 1e-5 else max(4, 1 - math.floor(math.log10(gap))))
 
 
 def size(value: float | None) -> str:

@@ -18,7 +18,8 @@ _WORDS = {
     "lookup": "Gather GatherND GatherElements ScatterND ScatterElements OneHot TensorScatter",
     "arithmetic": """Add Sub Mul Div Pow Sqrt Reciprocal Exp Log Abs Neg Max Min Mean Sum Clip
         Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Not IsNaN IsInf ReduceMean
-        ReduceSum ReduceMax ReduceMin ReduceL2 ReduceL1 ReduceProd CumSum Mod Floor Ceil Round Sign Cos Sin""",
+        ReduceSum ReduceMax ReduceMin ReduceL2 ReduceL1 ReduceProd CumSum Mod Floor Ceil Round
+        Sign Cos Sin""",
     "shape": """Reshape Transpose Concat Slice Split Expand Squeeze Unsqueeze Flatten Cast CastLike
         Identity Shape Size Constant ConstantOfShape Range Tile Pad Trilu EyeLike NonZero""",
 }  # fmt: skip

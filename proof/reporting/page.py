@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import Any
 
+from markupsafe import Markup
+
 from ...errors import MissingPackageError
 from .bundle_facts import BundleFacts
-from .documents import Documents
+from .documents import Documents, missing_documents
+from .sections.accuracy import (
+    ComparisonSection,
+    EvaluationSection,
+    make_comparison,
+    make_evaluation,
+)
 from .sections.calibration import CalibrationSection, make_calibration
+from .sections.differences import make_differences
 from .sections.kernels import EngineKernels, make_kernels
 from .sections.passes import PassesSection, make_passes
 from .sections.picture import PictureSection, make_picture
 from .sections.precision import PrecisionSection, make_precision
 from .sections.provenance import Provenance, make_provenance
+from .sections.speed import BenchmarkSection, first_idea, make_benchmark
 from .sections.verdict import Verdict, make_verdict
+from .tables import Table
 
 _TEMPLATE = "report.html.j2"
 
@@ -32,8 +43,19 @@ class Chapter:
     picture: PictureSection
     precision: PrecisionSection
     calibration: CalibrationSection
+    latency: Table | None
     kernels: tuple[EngineKernels, ...]
     provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What documents beside the bundles say; None for those that were not given."""
+
+    evaluation: EvaluationSection | None
+    comparison: ComparisonSection | None
+    benchmark: BenchmarkSection | None
+    missing: dict[str, tuple[str, str]]
 
 
 def make_chapter(bundle: BundleFacts, documents: Documents) -> Chapter:
@@ -45,6 +67,7 @@ def make_chapter(bundle: BundleFacts, documents: Documents) -> Chapter:
         picture=make_picture(bundle),
         precision=make_precision(bundle),
         calibration=make_calibration(bundle),
+        latency=first_idea(bundle),
         kernels=make_kernels(bundle),
         provenance=make_provenance(bundle),
     )
@@ -71,15 +94,32 @@ def render_page(bundles: Sequence[BundleFacts], documents: Documents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    first = bundles[0]
+    measured = Measured(
+        evaluation=make_evaluation(documents["evaluation"], first),
+        comparison=make_comparison(documents),
+        benchmark=make_benchmark(documents["benchmark"]),
+        missing=missing_documents(documents, first.path, first.manifest.model.id),
+    )
+    environment.filters["words"] = whole_words
     chapters = [make_chapter(bundle, documents) for bundle in bundles]
     return environment.get_template(_TEMPLATE).render(
         chapters=chapters,
-        title=" and ".join(chapter.bundle.title for chapter in chapters),
+        measured=measured,
+        differences=make_differences(*bundles) if len(bundles) > 1 else None,
+        title=_title(bundles),
         style=_text("style.css"),
         script=_text("script.js"),
         version=metadata.version("fuselage"),
         data=script_json(report_data(bundles, documents)),
     )
+
+
+def _title(bundles: Sequence[BundleFacts]) -> str:
+    if len(bundles) == 1:
+        return bundles[0].title
+    models = dict.fromkeys(bundle.title for bundle in bundles)
+    return f"{' and '.join(models)}: {' and '.join(bundle.name for bundle in bundles)}"
 
 
 def _text(name: str) -> str:
@@ -102,6 +142,12 @@ def report_data(bundles: Sequence[BundleFacts], documents: Documents) -> dict[st
         ],
         "documents": {kind: dict(facts.content) for kind, facts in documents.found.items()},
     }
+
+
+def whole_words(command: str) -> Markup:
+    """A command whose options do not break at their hyphens."""
+    word = Markup('<span class="word">{}</span>')
+    return Markup(" ").join(word.format(part) for part in command.split(" "))
 
 
 def script_json(value: Any) -> str:

@@ -34,9 +34,6 @@ def draw_reaches(reaches: Sequence[Reach], key: str) -> Markup:
                 axes.plot(reach.amax, row, "o", color=colour("c1"), markersize=5.5)
         axes.set_xscale("log")
         _plain_logarithm(axes)
-        first = next((r for r in reaches if r.largest and r.amax), None)
-        if first is not None and first.largest and first.amax:
-            _label_ends(axes, first.largest, first.amax)
         _rows(axes, [reach.name for reach in reaches])
         axes.set_xlabel("magnitude of an element")
         return to_svg(
@@ -65,7 +62,7 @@ def draw_costs(reaches: Sequence[Reach], key: str) -> Markup:
                 )  # fmt: skip
         axes.grid(axis="x")
         _rows(axes, [reach.name for reach in reaches])
-        axes.set_xlabel("signal to noise of the answer, were it alone (dB): right is better")
+        axes.set_xlabel("dB: right is better")
         return to_svg(
             drawing,
             key=key,
@@ -89,16 +86,6 @@ def _plain_logarithm(axes: object) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x")  # type: ignore[attr-defined]
-
-
-def _label_ends(axes: object, largest: float, amax: float) -> None:
-    for value, word, tint in ((largest, "largest seen", "c2"), (amax, "range kept", "c1")):
-        side = "left" if value == max(largest, amax) else "right"
-        offset = (7, 0) if side == "left" else (-7, 0)
-        axes.annotate(  # type: ignore[attr-defined]
-            word, (value, 0), offset, textcoords="offset points", va="center", ha=side,
-            color=colour(tint), fontsize=10.5,
-        )  # fmt: skip
 
 
 def _spoken(reaches: Sequence[Reach]) -> str:

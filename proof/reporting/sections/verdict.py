@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from .. import numerals
 from ..bundle_facts import BundleFacts
-from ..documents import Documents
+from ..documents import Documents, missing_documents
 from ..reader import Facts
 from ..tables import Table, columns
+from .accuracy import short_subject
 
 ENGINE_RAN = "engine"
 """What ``verification.targets[].subject`` says when the engine itself answered."""
@@ -63,7 +64,7 @@ def make_verdict(bundle: BundleFacts, documents: Documents) -> Verdict:
         tone=tone,
         headline=headline,
         lede=_lede(bundle, verdicts, ran),
-        figures=tuple(_figures(bundle)),
+        figures=tuple(_figures(bundle, documents)),
         targets=_targets(bundle, verdicts),
         open_points=tuple(_open_points(bundle, documents, verdicts)),
     )
@@ -84,14 +85,20 @@ def _lede(bundle: BundleFacts, verdicts: Sequence[Facts], ran: Sequence[Facts]) 
         return f"{who}. Against {reference}: {reasons}."
     return (
         f"{who}. On {numerals.count(best.count('texts'))} built-in texts the "
-        f"{best.text('precision')} answers of {best.text('target')} stay within their bounds of {reference}: mean cosine "
-        f"{numerals.cosine(best.number('cosine_mean'))}, least "
+        f"{best.text('precision')} answers of {best.text('target')} stay within their bounds of "
+        f"{reference}: mean cosine {numerals.cosine(best.number('cosine_mean'))}, least "
         f"{numerals.cosine(best.number('cosine_min'))}."
     )
 
 
-def _figures(bundle: BundleFacts) -> list[Figure]:
-    figures = [_precision(bundle), _size(bundle), _speed(bundle), _fidelity(bundle)]
+def _figures(bundle: BundleFacts, documents: Documents) -> list[Figure]:
+    figures = [
+        _precision(bundle),
+        _size(bundle),
+        _speed(bundle, documents["benchmark"]),
+        _fidelity(bundle),
+        _metric(documents["evaluation"], bundle),
+    ]
     return [figure for figure in figures if figure is not None]
 
 
@@ -127,19 +134,60 @@ def _size(bundle: BundleFacts) -> Figure | None:
     )
 
 
-def _speed(bundle: BundleFacts) -> Figure | None:
-    found = [
-        (target, entry)
-        for target in bundle.report.part("latency").content
-        for entry in bundle.report.part("latency").parts(target)
-    ]
-    if not found:
-        return Figure("Latency", "not measured", "no engine of it runs where it was built")
-    target, entry = found[0]
+def _speed(bundle: BundleFacts, benchmark: Facts) -> Figure:
+    measured = _raced(benchmark)
+    if measured is not None and not bundle.label:
+        return measured
+    latency = bundle.report.part("latency")
+    for target in latency.content:
+        for entry in latency.parts(target):
+            return Figure(
+                "Latency, a first idea",
+                numerals.milliseconds(entry.number("median_ms")),
+                f"median on {target}, batch {entry.count('batch')}, "
+                f"{entry.count('sequence')} tokens",
+            )
+    return Figure("Latency", "not measured", "no engine of it runs where it was built")
+
+
+def _raced(benchmark: Facts) -> Figure | None:
+    """The first piece of work: the reference, and by how much the slowest other is slower."""
+    reference = benchmark.text("reference")
+    for work in benchmark.parts("works")[:1]:
+        median = work.part("candidates").part(reference or "").part("percentiles_ms").number("p50")
+        if median is None or reference is None:
+            return None
+        ratios = {
+            name: ratio
+            for name, verdict in work.named("verdicts")
+            if name != reference and (ratio := verdict.number("ratio"))
+        }
+        slowest = max(ratios, key=lambda name: ratios[name], default=None)
+        said = f"median of {short_subject(reference)}, {work.text('name')}"
+        if slowest is not None:
+            said += f"; {short_subject(slowest)} takes {ratios[slowest]:.2f} times as long"
+        return Figure("Latency", numerals.milliseconds(median), said)
+    return None
+
+
+def _metric(evaluation: Facts, bundle: BundleFacts) -> Figure | None:
+    """The metric that loses most."""
+    entries = [
+        metric
+        for candidate in evaluation.parts("candidates")
+        for metric in candidate.parts("metrics")
+    ] or list(bundle.report.part("quantization").parts("accuracy"))
+    worst = max(entries, key=lambda entry: entry.number("drop") or 0.0, default=None)
+    if worst is None or "drop" not in worst:
+        return None
+    spread = numerals.interval(worst.numbers("interval"), lambda value: numerals.fixed(value, 2))
+    value = worst.number("candidate")
+    value = worst.number("int8") if value is None else value
     return Figure(
-        "Latency, a first idea",
-        numerals.milliseconds(entry.number("median_ms")),
-        f"median on {target}, batch {entry.count('batch')}, {entry.count('sequence')} tokens",
+        (worst.text("title") or worst.text("metric") or "metric"),
+        numerals.fixed(value, 2),
+        f"{numerals.fixed(worst.number('drop'), 2)} points below the float model"
+        + (f" ({spread} with 95 % confidence)" if spread else ""),
     )
 
 
@@ -223,7 +271,8 @@ def _open_points(
             ("The ranges come from the texts that ship with fuselage, not from yours.",
              f"fuselage build {bundle.manifest.model.id} --out {here} --text FILE")
         )  # fmt: skip
-    return points + documents.missing_points(here)
+    missing = missing_documents(documents, here, bundle.manifest.model.id)
+    return points + list(missing.values())
 
 
 def _names(entries: Sequence[Facts]) -> list[str]:
