@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ...engines import host
+from ...engines.folder_swap import WorkFolder
 from .entry import DamagedEntryError, hash_files
 from .key import StageKey
-from .store import Store
+from .store import STAGES, Store
 
 STAGE = "timings"
 _FILE = "timing.cache"
@@ -46,25 +46,26 @@ class StoredTimings:
         entry = self.store.find(self.key)
         if entry is None:
             return None
-        with tempfile.TemporaryDirectory(prefix="fuselage-timings-") as folder, suppress(OSError):
-            path = Path(folder) / _FILE
-            try:
-                entry.copy(_FILE, path)
-            except DamagedEntryError as error:
-                self.store.discard(self.key, error)
-                return None
-            return path.read_bytes()
-        return None
+        try:
+            content = (entry.folder / _FILE).read_bytes()
+        except OSError:  # another process has just removed it
+            return None
+        if hashlib.sha256(content).hexdigest() != entry.files[_FILE].sha256:
+            damage = DamagedEntryError(f"{entry.folder / _FILE}: is not what was kept")
+            self.store.discard(self.key, damage)
+            return None
+        return content
 
     def update(self, merge: Callable[[bytes | None], bytes]) -> None:
         """Keep what ``merge`` makes of what is there by then; one process at a time."""
-        with (
-            self.store.locked(self.key),
-            tempfile.TemporaryDirectory(prefix="fuselage-timings-") as folder,
-            suppress(OSError),
-        ):
+        with self.store.locked(self.key), suppress(OSError):
             newest = self.read()
             content = merge(newest)
-            if content != newest:
-                (Path(folder) / _FILE).write_bytes(content)
-                self.store.keep(self.key, {}, Path(folder), hash_files(Path(folder)))
+            if content == newest:
+                return
+            stage = self.store.root / STAGES / STAGE
+            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Below the cache, where the next build sweeps what a killed one leaves.
+            with closing(WorkFolder(stage / self.key.digest)) as work:
+                (work.path / _FILE).write_bytes(content)
+                self.store.keep(self.key, {}, work.path, hash_files(work.path))

@@ -241,7 +241,7 @@ def _compile(
     if plan is None or lines.errors:
         where = f" for {', '.join(targets)}" if targets else ""
         raise BuildError(f"TensorRT cannot build the engine{where}: {lines.take_problems()}")
-    timings.keep(builder_config)
+    timings.keep(builder_config, lines)
     return memoryview(plan), parsed
 
 
