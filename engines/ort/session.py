@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,19 +111,38 @@ def open_session(model: str, options: Any, provider: Provider, *, optimize: bool
     providers = [(provider.name, dict(provider.options))]
     if provider.name != "CPUExecutionProvider":
         providers.append(("CPUExecutionProvider", {}))
-    session = ort.InferenceSession(
-        model,
-        options,
-        providers=providers,
-        disabled_optimizers=list(DISABLED_OPTIMIZERS) if optimize else None,
-        enable_fallback=0,  # it prints, and opens the model again as before
-    )
+
+    def open_once() -> Any:
+        return ort.InferenceSession(
+            model,
+            options,
+            providers=providers,
+            disabled_optimizers=list(DISABLED_OPTIMIZERS) if optimize else None,
+            enable_fallback=0,  # it prints, and opens the model again as before
+        )
+
+    session = open_once()
+    said = ""
+    if provider.name not in session.get_providers():
+        # CUDA from Python packages is where no loader looks, until it was loaded from there.
+        said = _load_cuda(ort)
+        session = open_once()
     if provider.name not in session.get_providers():
         raise DeviceError(
             f"{provider.name} did not start, ONNX Runtime offers {session.get_providers()} "
-            "instead; check the CUDA and cuDNN libraries it needs"
+            f"instead; check the CUDA and cuDNN libraries it needs{said}"
         )
     return session
+
+
+def _load_cuda(ort: ModuleType) -> str:
+    """Load the CUDA that is installed as Python packages; what is missing, to end a sentence."""
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        ort.preload_dlls()
+    lines = [line for line in printed.getvalue().splitlines() if "ailed" in line]
+    return f" ({'; '.join(lines)})" if lines else ""
 
 
 def message(error: Exception) -> str:

@@ -262,6 +262,40 @@ def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
         OrtBackend("ort-cuda").load(folder, LoadOptions())
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_cuda_of_python_packages_is_loaded_when_the_provider_needs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, found: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, loaded = onnxruntime.InferenceSession, []
+
+    class Session:
+        def __init__(self, model: str, options: Any, **_: object) -> None:
+            self._session = real(model, options, providers=["CPUExecutionProvider"])
+            self._cuda = bool(loaded) and found
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"] if self._cuda else ["CPUExecutionProvider"]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    def preload() -> None:
+        loaded.append(True)
+        sys.stdout.write("Failed to load libcublasLt.so.13: no such file\n")
+
+    change_facts(folder, lambda facts: facts.update(target="ort-cuda"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setattr("fuselage.engines.ort.session.Provider.blocker", lambda _: None)
+    if found:
+        OrtBackend("ort-cuda").load(folder, LoadOptions(threads=1)).close()
+    else:
+        with pytest.raises(DeviceError, match=r"it needs \(Failed to load libcublasLt\.so\.13: no"):
+            OrtBackend("ort-cuda").load(folder, LoadOptions(threads=1))
+    assert loaded == [True]
+    assert capsys.readouterr().out == ""
+
+
 def test_without_the_package_the_blocker_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     for target, extra in (("ort-cpu", "cpu"), ("ort-cuda", "gpu")):
