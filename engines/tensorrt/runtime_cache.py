@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _name(plan: bytes, version: str, here: BuildMachine) -> str:
 def _replace(file: Path, content: bytes) -> None:
     """All of it or nothing, also beside other processes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         partial.write_bytes(content)
         partial.replace(file)
