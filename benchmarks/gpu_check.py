@@ -7,7 +7,8 @@ No network is needed: a checkout, numpy, and whatever of onnx-ir, onnxruntime-gp
 cuda-bindings, tensorrt-rtx and tensorrt is installed or lies unpacked in DIR. Each part runs in a
 process of its own: one that crashes or hangs costs no other its figures and keeps those it had, and
 one whose package is missing is skipped with the reason. numpy and cuda-bindings are enough for the
-executor; `ort` and `flavours` need onnx-ir too. Results go to DIR, else into the checkout. Clocks and other settings of the card are read, never set.
+executor; `ort` and `flavours` need onnx-ir too. Results go to DIR, else into the checkout. Clocks
+and other settings of the card are read, never set.
 
 The executor's part needs no TensorRT: plans are pretended and launch kernels of ours, so streams,
 events, page-locked memory, CUDA graphs and lanes are real. --cpu-smoke runs every part's code with

@@ -90,7 +90,8 @@ class Engine(abc.ABC):
             feeds: one C-contiguous tensor an input, on the engine's device.
             stream: handle of the caller's CUDA stream: inputs are read behind what is queued on it
                 now, outputs are ready for what is queued on it next, and nothing waits on the
-                host. It must live as long as the outputs. None: inputs are ready as their library says, outputs when it returns.
+                host. It must live as long as the outputs. None: inputs are ready as their library
+                says, outputs when it returns.
 
         Returns:
             A new tensor for each output, by name, on the engine's device.
