@@ -12,7 +12,7 @@ from .clock import Clock, garbage_collection_off
 from .energy import Meter
 from .turns import Call, Load, Sequential, Turn
 
-_MOST_CALLS = 256
+_MOST_CALLS = 4096
 _LEAST_WARM_UPS = 2
 
 
@@ -82,12 +82,12 @@ def race(
     load = load or Sequential()
     with garbage_collection_off():
         times = {name: _warm_up(call, clock, rules) for name, call in candidates.items()}
+        slowest = max(times.values())
         if inputs > 1:
-            times = dict.fromkeys(times, max(times.values()))
-        calls = {
-            name: min(max(1, round(rules.turn * 1e9 / time)), _MOST_CALLS)
-            for name, time in times.items()
-        }
+            times = dict.fromkeys(times, slowest)
+        # As long as a call of the slowest, or its turns would be all there is to wait for.
+        turn = max(rules.turn * 1e9, min(slowest, rules.seconds / rules.rounds * 1e9))
+        calls = {name: min(max(1, round(turn / t)), _MOST_CALLS) for name, t in times.items()}
         course = _Course(clock, load, meter or Meter())
         return _rounds(candidates, course, rules, calls)
 
