@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import fuselage
 from fuselage.compiler.cli import run
+from fuselage.compiler.rebuilding.rebuild import Wish, rebuild
 from fuselage.compiler.rebuilding.refit import RefitWish, refit
 from fuselage.engines.bundle import Bundle
 from fuselage.errors import BuildError, BundleError, SourceError, VerificationError
@@ -250,6 +252,7 @@ class TestPlans:
         fakes = load_fakes()
         cuda = fakes.FakeCuda()
         trt = fakes.FakeTensorRt("tensorrt", cuda)
+        trt.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
         real = metadata.version
@@ -330,6 +333,23 @@ class TestPlans:
                 precision="int8-weight-only",
                 strip_plan=True,
             )
+
+    @pytest.mark.parametrize("option", ["strip_plan", "refittable", "weight_streaming"])
+    def test_a_rebuilt_plan_holds_its_weights_as_the_old_one(
+        self, trt: Any, models: tuple[Path, Path], tmp_path: Path, option: str
+    ) -> None:
+        bundle = self.build(models[0], tmp_path / "bundle", **{option: True})
+        before = json.loads((bundle / "tensorrt" / "engine.json").read_text())
+        timed = trt.timed
+        done = rebuild(Wish(bundle=bundle, out=tmp_path / "rebuilt"))
+        assert trt.timed == timed  # with the timings that the build kept
+        assert done.verdicts["tensorrt"].subject == "engine"
+        after = json.loads((done.bundle.root / "tensorrt" / "engine.json").read_text())
+        assert after["weights"] == before["weights"] != {**before["weights"], **UNASKED}
+        np.testing.assert_allclose(outputs(done.bundle.root), outputs(bundle), atol=1e-6)
+
+
+UNASKED = {"refit": None, "stripped": False, "streamed": False}
 
 
 def outputs(bundle: Path) -> np.ndarray:
