@@ -17,12 +17,41 @@ import pytest
 
 from fuselage.calibration.text.data import CalibrationSet
 from fuselage.compiler.cache.code import ALL, ENGINE, EXPORT, REFERENCE
+from fuselage.compiler.cache.store import Store
 from fuselage.compiler.pipeline import Outcome, run_build
 from fuselage.compiler.recipe import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMED = ("report.json", "manifest.json")
 STAGES = ["export", "reference", "canonicalise", "quantise", "lower", "engine", "prove"]
+
+
+_MODEL = {"model", "weights", "task"}
+_OWN = {"versions", "code"}
+READ = {
+    "export": {*_MODEL, *_OWN},
+    "reference": {*_MODEL, *_OWN, "profile"},
+    "canonicalise": {*_OWN, "graph", "verify"},
+    "quantise": {
+        *_OWN, "graph", "precision", "int8_embeddings", "float_attention", "texts", "evaluation",
+        "corpus", "examples", "budget", "text", "cpu",
+    },
+    "lower": {
+        *_OWN, "target", "graph", "unquantised", "precision", "compute_capabilities", "vnni",
+        "costs", "verify",
+    },
+    "engine": {*_OWN, "target", "graph", "weights", "config", "machine"},
+    "prove": {
+        *_OWN, "target", "engine", "graph", "precision", "profile", "reference", "blocker",
+        "machine", "threads",
+    },
+}  # fmt: skip
+"""What each stage reads; a key that misses one of them would give the product of another."""
+
+
+def read_only_key(root: Path, stage: str) -> dict[str, Any]:
+    (entry,) = Store(root, 1).entries(stage)
+    return dict(entry.key.fields)
 
 
 def texts(start: int) -> CalibrationSet:
@@ -91,6 +120,11 @@ def test_each_change_redoes_what_depends_on_it_alone(
     first = run_build(request_)
     assert calls == {"export": 1, "quantize": 1, "build": 1}
     assert uses(first) == dict.fromkeys(STAGES, "new")
+    kept = {stage: read_only_key(tmp_path / "cache", stage) for stage in STAGES}
+    assert {stage: set(fields) for stage, fields in kept.items()} == READ
+    assert kept["quantise"]["texts"] == texts(0).digest
+    assert kept["prove"]["profile"] == {"batch": [1, 2, 4], "sequence": [1, 8, 32]}
+    assert kept["engine"]["config"]["threads"] == 1
 
     assert run_build(request_).reused
     assert calls.total() == 3
