@@ -194,6 +194,11 @@ class Cuda:
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("begin a capture", self._api.cudaStreamBeginCapture(stream, mode))
 
+    def is_capturing(self, stream: int) -> bool:
+        """Whether somebody records what is queued on the stream, which is not the default one."""
+        answer = self._api.cudaStreamIsCapturing(stream)
+        return bool(int(self._call("ask whether a stream is captured", answer)))
+
     def end_capture(self, stream: int) -> int:
         """End recording; the stream is usable again, also when this fails."""
         return int(self._call("end a capture", self._api.cudaStreamEndCapture(stream)))

@@ -112,7 +112,10 @@ class BoundContext:
     def _output_shape(self, name: str) -> Shape:
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
-            raise self.failure(f"infer the shape of {name!r} (got {list(shape)})")
+            raise DeviceError(
+                f"the shape of {name!r} depends on the values that are fed (TensorRT infers "
+                f"{list(shape)}); rebuild from a graph whose sizes follow from those of its inputs"
+            )
         return shape
 
 

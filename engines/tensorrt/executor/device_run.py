@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ....errors import FeedError
 from ..cuda import Cuda
 from ..facts import PlanFacts
 from .context import BoundContext
@@ -51,8 +52,17 @@ class DeviceRun:
             bound: context of the request's profile.
             views: the inputs, checked.
             stream: the caller's; None waits for the default stream's work.
+
+        Raises:
+            FeedError: when the caller's stream records a CUDA graph.
         """
         cuda, slot = self._cuda, self._slot
+        if stream and stream != LEGACY_STREAM and cuda.is_capturing(stream):
+            # The lane's stream would join that graph, and with it the calls of others.
+            raise FeedError(
+                f"stream {stream} records a CUDA graph, and an engine's calls cannot be part of "
+                "one; call the engine outside of it"
+            )
         cuda.record(slot.uploaded, stream or LEGACY_STREAM)
         cuda.wait(self._lane_stream, slot.uploaded)
         shapes = bound.infer(self._request.shapes)

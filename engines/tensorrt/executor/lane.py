@@ -213,11 +213,12 @@ class Lane:
         self._cuda.wait(self._stream, slot.uploaded)
 
     def _capture(self, key: Key, bound: BoundContext, shapes: Mapping[str, Shape]) -> None:
+        if not bound.capturable(self._stream):
+            return
         # TensorRT leaves work that follows a change of shape to the first run, so a run whose end
         # was waited for comes before the one that is recorded.
         self._cuda.synchronize(self._stream)
-        if bound.capturable(self._stream):
-            self._graphs.capture(key, self._stream, bound.enqueue, shapes)
+        self._graphs.capture(key, self._stream, bound.enqueue, shapes)
 
     def _output_buffer(self, slot: Slot, name: str, shape: Shape) -> Buffer:
         # TensorRT updates a cache in place: input and output must have one address.

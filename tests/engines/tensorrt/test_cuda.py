@@ -29,6 +29,7 @@ CALLS = {
     "record": (16, 32),
     "wait": (32, 16),
     "begin_capture": (16,),
+    "is_capturing": (16,),
     "end_capture": (16,),
     "instantiate": (16,),
     "launch": (16, 32),

@@ -187,6 +187,14 @@ def test_a_plan_that_does_not_open_leaves_nothing_behind(rig: Any, step: str, me
     assert rig.cuda.leaks() == {}
 
 
+def test_sizes_that_depend_on_values_are_named(rig: Any) -> None:
+    rig.trt.model.outputs["hidden"] = ("float16", ("batch", "found", 2))
+    rig.content["outputs"][1]["dims"] = ["batch", "found", 2]
+    with rig.open() as engine, pytest.raises(DeviceError, match=r"'hidden' depends on the values"):
+        engine.run(rig.feeds(2, 3))
+    assert rig.cuda.leaks() == {}
+
+
 def test_a_tensor_in_the_memory_of_the_cpu_is_refused(rig: Any) -> None:
     rig.trt.on_host = {"mask"}
     with pytest.raises(DeviceError, match="the plan wants 'mask' in the memory of the CPU"):

@@ -137,3 +137,17 @@ def test_shapes_that_are_counted_are_bounded(rig: Any) -> None:
     for size in range(1000):
         assert not cache.due((0, (size,), 0))
     assert len(cache._entries) == 8
+
+
+def test_a_context_that_is_not_ready_costs_no_wait(rtx: Any) -> None:
+    rtx.trt.capturable = False
+    with rtx.open(graph_after=1) as engine:
+        rtx.check(engine, 2, 3)
+        before = rtx.cuda.calls["cudaStreamSynchronize"]
+        for _ in range(5):
+            rtx.check(engine, 2, 3)
+        assert rtx.cuda.calls["cudaStreamSynchronize"] == before + 5, "the answers alone"
+        rtx.trt.capturable = True
+        for _ in range(2):
+            rtx.check(engine, 2, 3)
+        assert engine.statistics().graph_launches == 1

@@ -148,6 +148,17 @@ class TestOutputsOnTheGpu:
         with rig.open() as engine, pytest.raises(FeedError, match="stream 2 is another one"):
             engine.run_dlpack({"ids": tensor, "mask": tensor}, stream=2)
 
+    def test_a_stream_that_records_a_graph_is_refused(self, rig: Any) -> None:
+        tensor, _, stream = borrowed(rig, np.ones((2, 3), np.int64))
+        facade = Cuda(rig.cuda)
+        with rig.open() as engine:
+            facade.begin_capture(stream)
+            with pytest.raises(FeedError, match=f"stream {stream} records a CUDA graph"):
+                engine.run_dlpack({"ids": tensor, "mask": tensor}, stream=stream)
+            facade.destroy_graph(facade.end_capture(stream))
+            outputs = engine.run_dlpack({"ids": tensor, "mask": tensor}, stream=stream)
+            np.testing.assert_array_equal(outputs["pooled"].numpy(), [1, 1])
+
     def test_stream_0_is_the_default_stream(self, rig: Any) -> None:
         tensor, *_ = borrowed(rig, np.zeros(4, np.float32))
         assert taken("x", _Capsule(tensor.__dlpack__(stream=0)), 1).shape == (4,)

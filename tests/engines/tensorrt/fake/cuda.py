@@ -268,6 +268,10 @@ class FakeCuda:
         target.capture, target.broken = [], False
 
     @call(values=1)
+    def cudaStreamIsCapturing(self, stream: int) -> int:
+        return int(self.stream(stream).capture is not None)
+
+    @call(values=1)
     def cudaStreamEndCapture(self, stream: int) -> int | Status:
         target = self.stream(stream)
         actions, target.capture = target.capture, None
