@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from ...engines import host
+from ...engines.text.encoder import TruncationWarning
 from ...errors import DeviceError, FuselageError
 from .business import Business, business, counters
 from .candidates import Candidate
@@ -45,7 +47,8 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
         FuselageError: as opening the subjects does.
     """
     _refuse_busy(_glance(), request)
-    with ExitStack() as stack:
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)  # a note says it once
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fuselage-bench-"))
         entries = make_entries(
             request.subjects, request.baselines, _template(request, folder), request.model
@@ -71,7 +74,10 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
             results=tuple(results),
             memory=memory,
             skipped=skipped,
-            notes=tuple(f"{c.name}: {note}" for c in candidates for note in c.subject.notes),
+            notes=(
+                *planned.notes,
+                *(f"{c.name}: {note}" for c in candidates for note in c.subject.notes),
+            ),
             energy_blocker=Meter.open().blocker,
             texts=planned.source,
         )

@@ -26,11 +26,13 @@ class Plan:
         works: one a shape.
         reader: tokenizer.json and task of the first candidate that has them.
         source: where texts and token ids come from; empty without a tokenizer.
+        notes: what the user should know.
     """
 
     works: tuple[Work, ...]
     reader: tuple[Path, TaskSpec] | None
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def plan(request: Request, candidates: Sequence[Candidate]) -> Plan:
@@ -55,7 +57,12 @@ def plan(request: Request, candidates: Sequence[Candidate]) -> Plan:
             works.append(text.questions(shape))
         else:
             works.append(text.feeds(shape, _least_width(candidates)))
-    return Plan(works=tuple(works), reader=reader, source=text.source if text else "")
+    return Plan(
+        works=tuple(works),
+        reader=reader,
+        source=text.source if text else "",
+        notes=_notes(text) if any(shape.sequence is None for shape in shapes) else (),
+    )
 
 
 def _shapes(request: Request, candidates: Sequence[Candidate]) -> tuple[Shape, ...]:
@@ -101,6 +108,16 @@ def _text(
     longest = min((high for _, high in _widths(candidates)), default=None)
     texts, source = read_texts(request.texts, request.columns)
     return TextSource(encoder=TextEncoder(*reader, longest), texts=texts, source=source)
+
+
+def _notes(text: TextSource | None) -> tuple[str, ...]:
+    cut = text.cut() if text else 0
+    if text is None or not cut:
+        return ()
+    return (
+        f"{cut} of {len(text.texts)} texts of {text.source} are longer than "
+        f"{text.encoder.max_tokens} tokens and were cut",
+    )
 
 
 def _least_width(candidates: Sequence[Candidate]) -> int:

@@ -44,6 +44,10 @@ class TextSource:
             found.update(i for i, mark in zip(encoding.ids, marks, strict=True) if not mark)
         return tuple(sorted(found))
 
+    def cut(self) -> int:
+        """How many of the texts are longer than the model takes."""
+        return sum(bool(found.overflowing) for found in self._encoded(self.texts).encodings)
+
     def feeds(self, shape: Shape, least: int = 1) -> Work:
         """Batches of texts, each padded to its longest, or to ``least``."""
         groups = self._groups(shape.batch)
