@@ -23,7 +23,6 @@ _SUBJECT = "torch:MODEL[@REVISION], torch:random:MODEL, ort:FILE, bundle:DIR[#TA
 _COLUMNS = ("candidate", "output", "relative", "max", "p99.9", "cos mean", "cos min", "SNR dB")
 _LOGIT_COLUMNS = ("top-1", "top-5", "KL")
 _TROUBLE = 2
-_TEXT_LIMIT = 64
 
 
 def compare(
@@ -128,9 +127,9 @@ def _check_out(out: Path | None) -> None:
 
 
 def _asked(text: list[Path] | None, columns: list[str] | None, limit: int | None) -> Asked:
-    from ...proof.comparing.sources import Asked
+    from ...proof.comparing.sources import TEXT_LIMIT, Asked
 
-    drawn = read_texts(text, columns, limit or (_TEXT_LIMIT if text else None))
+    drawn = read_texts(text, columns, limit or (TEXT_LIMIT if text else None))
     return Asked() if drawn is None else Asked(texts=drawn.texts)
 
 

@@ -26,7 +26,7 @@ _MOST_TOKENS = 2048
 _LONGEST = 2048
 """Tokens of the longest case: eager attention of 8,192 of them fills 3 GiB a layer."""
 
-_WIDE = 64
+_WIDE, _ROOM = 64, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class _Maker:
     def adversarial(self) -> Iterator[Case]:
         longest = self._sizes.sequence[1]
         first, *_ = by_length = sorted(self._rows, key=_length)
-        wide = min(_WIDE, longest)
+        wide = min(_WIDE, max(longest - _ROOM, 1))  # there is room to pad it further
         mixed = list(islice(cycle(self._rows), 4))
         yield self._case("one token", [self._rows[0].cut(1)])
         yield self._case("longest", [self._rows[0].cut(longest)])

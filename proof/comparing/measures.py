@@ -100,7 +100,7 @@ class Measures:
             "p999": self.p999,
             "cosine_mean": _mean(self.cosines),
             "cosine_min": float(self.cosines.min()) if self.cosines.size else None,
-            "snr_db": _decibel(self.signal, self.noise),
+            "snr_db": _decibel(self.relative),
             "kl": _mean(self.kl),
             "top_1": _mean(self.top.get(1)),
             "top_5": _mean(self.top.get(5)),
@@ -258,6 +258,6 @@ def _mean(values: Floats | None) -> float | None:
     return float(values.mean()) if values is not None and values.size else None
 
 
-def _decibel(signal: float, noise: float) -> float | None:
-    """10 log10 of signal over noise; None where either is 0."""
-    return float(10 * np.log10(signal / noise)) if signal and noise else None
+def _decibel(relative: float) -> float | None:
+    """Ratio of signal to noise; None without noise."""
+    return float(-20 * np.log10(relative)) if relative else None

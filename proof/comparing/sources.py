@@ -15,8 +15,13 @@ from ...graph.tensors import Feeds, TensorSpec
 from ..subjects.base import Subject
 from .cases import Case, Mask, Sizes, text_cases
 
+TEXT_LIMIT = 64
+"""Texts drawn of what the user gives."""
+
 _MASK = "attention_mask"
 _AXES = ("batch", "sequence")
+_MOST = 1024
+"""Rows and tokens where nobody says how many are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +30,10 @@ class Asked:
 
     Attributes:
         texts: texts, pairs or token ids; None for those that ship.
-        source: where the texts are from, for the document.
+        cases: what is asked in place of texts and built-in cases.
     """
 
     texts: Sequence[Sample] | None = None
-    source: str = "texts of fuselage"
     cases: tuple[Case, ...] = field(default=(), repr=False)
 
 
@@ -72,12 +76,14 @@ def make_cases(
 
 def common_sizes(subjects: Sequence[Subject]) -> Sizes:
     """(least, most) of batch and sequence that every subject takes."""
-    ranges = dict.fromkeys(_AXES, (1, 1024))
+    ranges = dict.fromkeys(_AXES, (1, _MOST))
     for subject in subjects:
         if subject.profile is not None:
             for axis in _AXES:
                 least, _, most = subject.profile.axes.get(axis, (1, 1, ranges[axis][1]))
                 ranges[axis] = (max(ranges[axis][0], least), min(ranges[axis][1], most))
+        least, most = ranges["sequence"]
+        ranges["sequence"] = (least, min(most, _longest(subject)))
         for spec in subject.inputs:
             _narrow(ranges, spec)
     for axis, (least, most) in ranges.items():
@@ -87,6 +93,18 @@ def common_sizes(subjects: Sequence[Subject]) -> Sizes:
                 f"least is {least}, the most {most}"
             )
     return Sizes(batch=ranges["batch"], sequence=ranges["sequence"])
+
+
+def _longest(subject: Subject) -> int:
+    """Tokens of a text that the subject takes, as far as it says so."""
+    widths = [
+        array.shape[1]
+        for feeds in subject.kept.values()
+        for array in feeds.values()
+        if array.ndim > 1
+    ]
+    known = [max(widths)] if widths else []
+    return min([*known, subject.task.max_tokens] if subject.task else known, default=_MOST)
 
 
 def _narrow(ranges: dict[str, tuple[int, int]], spec: TensorSpec) -> None:

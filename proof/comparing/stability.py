@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...graph.tensors import Array, Feeds, TensorSpec
+from ...graph.tensors import Array, Feeds
 from ..subjects.base import Subject
 from .cases import Case, Sizes
-from .measures import Measures, measure, together
+from .measures import measure, together
+
+Answer = dict[str, Array]
 
 _RUNS = 3
 _PADDING = 7
@@ -47,16 +49,26 @@ class Determinism:
     max_abs: float
 
 
-def test_case(cases: Sequence[Case]) -> Case | None:
-    """The case that invariance is measured on: several rows, padded on the right, none empty."""
-    for case in cases:
-        mask = case.mask
-        if mask is None or len(mask) < 2 or case.empty_rows.size or case.redrawn is not None:
-            continue
-        ragged = mask.sum(axis=1).min() < mask.shape[1]
-        if ragged and not (np.diff(mask.astype(np.int8), axis=1) > 0).any():
-            return case
-    return None
+def padded_case(cases: Sequence[Case], sizes: Sizes) -> Case | None:
+    """The case that invariance is measured on: rows of several lengths, padded on the right.
+
+    One that can be padded further is preferred; None when there is none of the kind.
+    """
+    found = [case for case in cases if _is_ragged(case)]
+    roomy = [case for case in found if _width(case) + _PADDING <= sizes.sequence[1]]
+    return next(iter(roomy or found), None)
+
+
+def _is_ragged(case: Case) -> bool:
+    mask = case.mask
+    if mask is None or len(mask) < 2 or case.empty_rows.size or case.redrawn is not None:
+        return False
+    is_right = not (np.diff(mask.astype(np.int8), axis=1) > 0).any()
+    return bool(is_right and mask.sum(axis=1).min() < mask.shape[1])
+
+
+def _width(case: Case) -> int:
+    return 0 if case.mask is None else case.mask.shape[1]
 
 
 def invariance(subject: Subject, case: Case | None, sizes: Sizes) -> Invariance:
@@ -64,39 +76,25 @@ def invariance(subject: Subject, case: Case | None, sizes: Sizes) -> Invariance:
 
     Args:
         subject: who is asked; kept answers cannot be.
-        case: from `test_case`.
+        case: from `padded_case`.
         sizes: what the subject takes.
     """
     if case is None or case.mask is None or subject.kept or sizes.batch[0] > 1:
         return Invariance(rows=0, in_batch={}, padded={})
     lengths = case.mask.sum(axis=1)
     rows = [row for row, length in enumerate(lengths) if length >= max(sizes.sequence[0], 1)]
+    alone = [subject.run(_row(case.feeds, row, int(lengths[row]))) for row in rows]
     whole = subject.run(case.feeds)
-    in_batch: dict[str, list[Measures]] = {spec.name: [] for spec in subject.outputs}
-    for row in rows:
-        length = int(lengths[row])
-        alone = subject.run({n: array[row : row + 1, :length] for n, array in case.feeds.items()})
-        for spec in subject.outputs:
-            wanted = alone[spec.name]
-            in_batch[spec.name].append(_measured(wanted, _cut(spec, whole, row, wanted)))
-    further = _padded(case.feeds, case)
-    padded: dict[str, list[Measures]] = {}
-    if case.mask.shape[1] + _PADDING <= sizes.sequence[1]:
-        wide = subject.run(further)
-        padded = {
-            spec.name: [
-                _measured(_cut(spec, whole, row, like), _cut(spec, wide, row, like))
-                for row in rows
-                for like in [whole[spec.name][row : row + 1]]
-            ]
-            for spec in subject.outputs
-            if whole[spec.name].shape == wide[spec.name].shape
-        }
-    return Invariance(
-        rows=len(rows),
-        in_batch={name: together(parts) for name, parts in in_batch.items()},
-        padded={name: together(parts) for name, parts in padded.items()},
-    )
+    in_batch = _changes(subject, alone, [_cut(whole, row) for row in rows])
+    padded = {}
+    if _width(case) + _PADDING <= sizes.sequence[1]:
+        wide = subject.run(_padded(case.feeds, case))
+        padded = _changes(
+            subject,
+            [_cut(whole, row, like) for row, like in zip(rows, alone, strict=True)],
+            [_cut(wide, row) for row in rows],
+        )
+    return Invariance(rows=len(rows), in_batch=in_batch, padded=padded)
 
 
 def determinism(subject: Subject, case: Case) -> Determinism:
@@ -106,19 +104,37 @@ def determinism(subject: Subject, case: Case) -> Determinism:
     for answer in answers[1:]:
         for name, array in answer.items():
             identical &= array.tobytes() == first[name].tobytes()
-            error = np.abs(array.astype(np.float64) - first[name].astype(np.float64))
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                error = np.abs(np.subtract(array, first[name], dtype=np.float64))
             largest = max(largest, float(np.nan_to_num(error).max(initial=0.0)))
     return Determinism(runs=_RUNS, identical=bool(identical), max_abs=largest)
 
 
-def _cut(spec: TensorSpec, outputs: dict[str, Array], row: int, like: Array) -> Array:
-    """One row of an output, its tokens cut to those of another answer."""
-    array = outputs[spec.name][row : row + 1]
-    return array[tuple(slice(size) for size in like.shape)]
+def _row(feeds: Feeds, row: int, length: int) -> dict[str, Array]:
+    return {name: array[row : row + 1, :length] for name, array in feeds.items()}
 
 
-def _measured(wanted: Array, got: Array) -> Measures:
-    return measure(wanted, got, np.ones(wanted.shape, bool), is_logits=False)
+def _cut(outputs: Answer, row: int, like: Answer | None = None) -> Answer:
+    """One row of the outputs, its tokens cut to those of another answer."""
+    cut = {name: array[row : row + 1] for name, array in outputs.items()}
+    if like is None:
+        return cut
+    return {name: array[tuple(map(slice, like[name].shape))] for name, array in cut.items()}
+
+
+def _changes(
+    subject: Subject, before: Sequence[Answer], after: Sequence[Answer]
+) -> dict[str, dict[str, float | None]]:
+    """Metrics of each output, over rows; what follows the tokens of the first is padding."""
+    found = {}
+    for name in (spec.name for spec in subject.outputs):
+        parts = []
+        for first, second in zip(before, after, strict=True):
+            wanted = first[name]
+            got = second[name][tuple(map(slice, wanted.shape))]
+            parts.append(measure(wanted, got, np.ones(wanted.shape, bool), is_logits=False))
+        found[name] = together(parts)
+    return found
 
 
 def _padded(feeds: Feeds, case: Case) -> dict[str, Array]:

@@ -100,7 +100,7 @@ class ResultsSubject(Subject):
                 ]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise SourceError(
-                f"{name}: expected a file that `fuselage compare --save` wrote: {error}"
+                f"{name}: expected a file that `fuselage compare --save-reference` wrote: {error}"
             ) from error
         if not cases:
             raise SourceError(f"{name}: the file holds no answer")
