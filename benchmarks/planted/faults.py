@@ -29,18 +29,24 @@ class Fault:
         name: as in the table.
         plant: changes a graph in one layer, which is counted from 0.
         layers: what the layer that is named must contain: ``{layer}`` stands for the number.
+        half: whether it shows in float16 alone.
     """
 
     name: str
     plant: Callable[[ir.Graph, int], None]
     layers: tuple[str, ...]
+    half: bool = False
+
+    def at(self, layer: int) -> tuple[str, ...]:
+        """What the layer that is named must contain."""
+        return tuple(part.format(layer=layer) for part in self.layers)
 
     def planted(self, graph: Graph, layer: int) -> Graph:
         """A copy of the graph with the fault."""
         faulty = graph.clone()
         self.plant(faulty.model.graph, layer)
         faulty.model.graph.sort()
-        if self.name == "fp16 overflow":
+        if self.half:
             return PassPipeline((ConvertPrecision("float16"),)).run(faulty)
         return faulty
 
@@ -131,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("swapped heads", swapped_heads, _ATTENTION),
     Fault("tanh for erf GELU", tanh_gelu, ("layer.{layer}.intermediate",)),
     Fault("weight off by 1e-2", perturbed_weight, ("layer.{layer}.output.dense",)),
-    Fault("fp16 overflow", overflow, _ATTENTION),
+    Fault("fp16 overflow", overflow, _ATTENTION, half=True),
     Fault("transposed K", transposed_key, _ATTENTION),
     Fault("lost position ids", lost_positions, ("embeddings",)),
     Fault("padding leak", padding_leak, _ATTENTION),

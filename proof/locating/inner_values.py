@@ -45,15 +45,20 @@ class InnerValues:
         """The node that gives a value."""
         return self._nodes[name]
 
-    def run(self, feeds: Feeds) -> Iterator[tuple[str, Array]]:
+    def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> Iterator[tuple[str, Array]]:
         """Values in topological order; the graph runs once for every 256 MiB of them.
+
+        Args:
+            feeds: one array an input.
+            names: some of the values, all by default.
 
         Raises:
             CalibrationError: when the graph cannot be run on the feeds.
         """
+        wanted = self.names if names is None else tuple(names)
         start, count = 0, _FIRST
-        while start < len(self.names):
-            chunk = self.names[start : start + count]
+        while start < len(wanted):
+            chunk = wanted[start : start + count]
             arrays = self._session.run(feeds, chunk)
             largest = max((array.nbytes for array in arrays.values()), default=1)
             count = max(1, min(_MOST_BYTES // max(largest, 1), 4 * _FIRST))

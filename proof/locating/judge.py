@@ -13,7 +13,8 @@ PRESENT = 0.5
 
 _TIMES = 8.0
 """A landmark is off when its local error is so many times that of its kind in the other layers.
-MiniLM's kinds spread by up to 6 in INT8 and by 3 in float32."""
+MiniLM's kinds spread by up to 6 in INT8 and by 3 in float32. No more is conceded than so many times
+the roundings of the precision, because layers behind a gross fault are not all set right."""
 
 FLOORS: Mapping[str, float] = {
     "fp64": 4e-6,  # the reference is float32
@@ -37,7 +38,7 @@ class Finding:
         pair: the nearest value, None when nothing has its shape.
         error: local.
         limit: that it exceeds.
-        agreed: index of the last landmark before it that agrees.
+        agreed: indices of the landmarks before it that agree.
         gradual: whether no landmark exceeds its limit and this one is merely the furthest beyond
             what its kind has elsewhere.
     """
@@ -46,7 +47,7 @@ class Finding:
     pair: Pair | None
     error: float
     limit: float
-    agreed: int | None
+    agreed: tuple[int, ...]
     gradual: bool = False
 
 
@@ -54,21 +55,21 @@ def first_off(alignment: Alignment, floor: float) -> Finding | None:
     """Walk the landmarks in order; the first whose local error exceeds its limit.
 
     The limit is eight times what landmarks of the same kind (the same place in other layers) have,
-    and no less than `floor`. A landmark without a counterpart is off when others of its kind have
-    one, when a value of its shape is nobody else's counterpart, or when one holds NaN or infinity;
-    otherwise it was fused away.
+    and lies between `floor` and eight times `floor`. A landmark without a counterpart is off when
+    others of its kind have one, when a value of its shape is nobody else's counterpart, or when one
+    holds NaN or infinity; otherwise it was fused away.
+
+    A fault that is a factor or a constant of each channel alone, as that of a bias, is told from a
+    folded one by what comes next, so the landmark behind it is named.
 
     Args:
         alignment: landmarks and counterparts.
         floor: errors up to this are roundings.
     """
     judged = _Judged(alignment, floor)
-    agreed: int | None = None
     for index in range(len(alignment.marks)):
         if judged.is_off(index):
-            return judged.finding(index, agreed)
-        if judged.agrees(index):
-            agreed = index
+            return judged.finding(index)
     return None
 
 
@@ -79,8 +80,7 @@ def furthest(alignment: Alignment, floor: float) -> Finding | None:
     if not present:
         return None
     index = max(present, key=lambda one: judged.error(one) / judged.limit(one))
-    before = [one for one in present if one < index]
-    return judged.finding(index, before[-1] if before else None, gradual=True)
+    return judged.finding(index, gradual=True)
 
 
 class _Judged:
@@ -92,22 +92,16 @@ class _Judged:
         self._kinds: dict[str, list[int]] = {}
         for index, mark in enumerate(alignment.marks):
             self._kinds.setdefault(mark.kind, []).append(index)
+        self._last_in_run = max(
+            (one for one, pair in alignment.run.items() if pair.error <= PRESENT), default=-1
+        )
         self._owners: dict[str, int] = {}
         for index in sorted(alignment.local, key=lambda one: alignment.local[one].error):
             self._owners.setdefault(alignment.local[index].value, index)
 
     def pair(self, index: int) -> Pair | None:
-        """The counterpart; as it is, where that is how others of the kind agree."""
-        found = self._alignment.local.get(index)
-        if found is None or found.form == "same":
-            return found
-        unmoved = self._alignment.unmoved
-        others = self._others(index)
-        exact = sum(one in unmoved and unmoved[one].error <= self._floor for one in others)
-        # More than one, because the last layer of a stack often is not folded as the others are.
-        if exact > 1 and 2 * exact > len(others):
-            return unmoved.get(index, found)
-        return found
+        """The counterpart."""
+        return self._alignment.local.get(index)
 
     def error(self, index: int) -> float:
         """Local error, infinite when nothing has the shape of the landmark."""
@@ -118,7 +112,7 @@ class _Judged:
         """What the local error may be."""
         present = sorted(error for error in self._errors(index) if error <= PRESENT)
         level = present[(len(present) - 1) // 2] if present else 0.0
-        return min(max(_TIMES * level, self._floor), PRESENT)
+        return min(max(min(level, self._floor) * _TIMES, self._floor), PRESENT)
 
     def is_off(self, index: int) -> bool:
         """Whether the candidate gets the landmark wrong."""
@@ -131,19 +125,19 @@ class _Judged:
         """Whether the candidate has the landmark, and right."""
         return self.error(index) <= self.limit(index)
 
-    def finding(self, index: int, agreed: int | None, *, gradual: bool = False) -> Finding:
+    def finding(self, index: int, *, gradual: bool = False) -> Finding:
         """What is said of the landmark."""
         return Finding(
             index=index,
             pair=self.pair(index),
             error=self.error(index),
             limit=self.limit(index),
-            agreed=agreed,
+            agreed=tuple(one for one in range(index) if self.agrees(one)),
             gradual=gradual,
         )
 
     def _is_missed(self, index: int) -> bool:
-        if index in self._alignment.overflowed:
+        if index in self._alignment.overflowed and index > self._last_in_run:
             return True
         if any(error <= PRESENT for error in self._errors(index)):
             return True

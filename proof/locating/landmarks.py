@@ -16,7 +16,7 @@ from ...graph.tensors import Array, Feeds
 from ..subjects.base import Subject, chosen_feeds
 from ..subjects.torch_model import TorchSubject
 from .inner_values import InnerValues
-from .tokens import Matrix, Tokens
+from .tokens import Matrix, Tokens, frobenius
 
 _LARGEST = 1e30
 """Masks are filled with what no activation reaches; they are no landmarks."""
@@ -33,6 +33,7 @@ class Landmark:
         rows: real tokens alone.
         norm: of `rows`, Frobenius.
         by_token: whether `array` begins with batch and sequence.
+        different: rows that differ, by their first number.
     """
 
     layer: str
@@ -41,6 +42,7 @@ class Landmark:
     rows: Matrix = field(repr=False)
     norm: float
     by_token: bool
+    different: int
 
     @property
     def kind(self) -> str:
@@ -96,12 +98,18 @@ def _landmark(layer: str, tensor: str, array: Array, tokens: Tokens) -> Landmark
         return None
     layout = next(tokens.layouts(array.shape))
     rows = tokens.matrix(array, layout)
-    norm = float(np.linalg.norm(rows))
+    norm = frobenius(rows)
     if not norm or (rows == rows.flat[0]).all():
         return None  # a constant says nothing
     laid = np.asarray(layout.apply(array))
     return Landmark(
-        layer=layer, tensor=tensor, array=laid, rows=rows, norm=norm, by_token=layout.by_token
+        layer=layer,
+        tensor=tensor,
+        array=laid,
+        rows=rows,
+        norm=norm,
+        by_token=layout.by_token,
+        different=len(np.unique(rows[:, 0])),
     )
 
 

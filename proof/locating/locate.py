@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from ...compiler.checks.widen import widen_bfloat16
-from ...errors import CalibrationError, GraphError, VerificationError
+from ...errors import CalibrationError, FeedError, GraphError, VerificationError
 from ...graph.model import Graph
 from ...graph.tensors import Feeds
 from ..subjects.base import Subject, chosen_feeds
 from .align import Alignment, align
 from .judge import FLOORS, PRESENT, Finding, first_off, furthest
 from .landmarks import graph_file, landmarks
+from .pairing import Pair
 from .tokens import Tokens
+from .unverified import first_unverified
+from .variety import with_variety
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +29,13 @@ class Divergence:
     Attributes:
         layer: of the reference: path of the module, or name of the node.
         tensor: of the reference: the same, or the name of the value.
-        value: nearest value of the candidate; None when nothing there has its shape.
+        value: its counterpart in the candidate. Where nothing is near, the first value of its shape
+            that leads to no value that agrees; None when there is none.
         node: that gives the value.
         operator: of the node.
         error: what the layer does wrong by itself: Frobenius norm of the difference over that of
             the reference, when the candidate is fed the reference's values before the layer. None
-            where nothing has its shape.
+            where nothing has its shape, or it holds NaN or infinity.
         limit: what the error may be there.
         error_in_run: the error in the run itself, what came from before included.
         agreed: the last layer before it that agrees, None when it is the first.
@@ -59,9 +64,7 @@ class Divergence:
     def __str__(self) -> str:
         """One line."""
         start = "no layer stands out; the error jumps most at" if self.gradual else "diverges at"
-        error = "has no counterpart" if self.error is None else f"relative error {self.error:.1e}"
-        if self.error is not None and self.error > PRESENT:
-            error = f"nothing near it, {error} at best"
+        error = "no counterpart" if self.error is None else f"relative error {self.error:.1e}"
         parts = [f"{start} {self.layer}: {error}, limit {self.limit:.0e}"]
         if self.node is not None:
             parts.append(f"candidate's {self.operator} {self.node}")
@@ -88,7 +91,7 @@ def locate_divergence(
         reference: a PyTorch model, an ONNX file, or a bundle.
         candidate: an ONNX file or a bundle. Of a target that no ONNX file describes, such as a
             TensorRT plan, the bundle's canonical graph is looked into.
-        feeds: on which they differ; the more real tokens the better, at least eight.
+        feeds: on which they differ. Where they hold few different tokens, rows of others are added.
         tolerance: largest relative error that outputs may have.
 
     Returns:
@@ -101,19 +104,41 @@ def locate_divergence(
     path = graph_file(candidate)
     if path is None:
         raise VerificationError(f"{candidate.name} is closed: no value inside it can be read")
-    tokens = Tokens.of(feeds)
     try:
         graph = widen_bfloat16(Graph.load(path))
-        marks = landmarks(reference, feeds, tokens)
-        fed = chosen_feeds(candidate.inputs, feeds, candidate.name)
-        alignment = align(graph, marks, tokens, fed)
-    except (CalibrationError, GraphError) as error:
+        floor = FLOORS[_precision(candidate, graph)]
+        fed = with_variety(feeds)
+        alignment = _aligned(reference, candidate, graph, fed, floor)
+    except (CalibrationError, FeedError, GraphError) as error:
         raise VerificationError(f"cannot look for the layer that diverges: {error}") from error
-    floor = FLOORS[_precision(candidate, graph)]
     finding = first_off(alignment, floor)
     if finding is None and _differs(alignment, tolerance):
         finding = furthest(alignment, floor)
-    return None if finding is None else _divergence(finding, alignment, graph, str(path))
+    if finding is None:
+        return None
+    suspect = finding.pair
+    if finding.error > PRESENT:
+        agreed = [alignment.local[index].value for index in finding.agreed]
+        mark = alignment.marks[finding.index]
+        own = chosen_feeds(candidate.inputs, fed, candidate.name)
+        suspect = first_unverified(graph, agreed, mark, Tokens.of(fed), own)
+    return _divergence(finding, alignment, graph, str(path), suspect)
+
+
+def _aligned(
+    reference: Subject, candidate: Subject, graph: Graph, feeds: Feeds, floor: float
+) -> Alignment:
+    tokens = Tokens.of(feeds)
+    marks = landmarks(reference, feeds, tokens)
+    own = chosen_feeds(candidate.inputs, feeds, candidate.name)
+    return align(graph, marks, tokens, own, lambda found: _place(found, floor))
+
+
+def _place(alignment: Alignment, floor: float) -> tuple[int, str | None] | None:
+    finding = first_off(alignment, floor)
+    if finding is None:
+        return None
+    return finding.index, None if finding.pair is None else finding.pair.value
 
 
 def _precision(candidate: Subject, graph: Graph) -> str:
@@ -135,28 +160,34 @@ def _differs(alignment: Alignment, tolerance: float) -> bool:
     return any(tolerance < pair.error <= PRESENT for pair in alignment.run.values())
 
 
-def _divergence(finding: Finding, alignment: Alignment, graph: Graph, path: str) -> Divergence:
-    mark, pair = alignment.marks[finding.index], finding.pair
+def _divergence(
+    finding: Finding, alignment: Alignment, graph: Graph, path: str, suspect: Pair | None
+) -> Divergence:
+    mark = alignment.marks[finding.index]
     nodes = {value.name: node for node in graph.model.graph for value in node.outputs}
-    node = None if pair is None else nodes[pair.value]
+    node = None if suspect is None else nodes[suspect.value]
     in_run = alignment.run.get(finding.index)
     first = alignment.infinite[0] if alignment.infinite else None
     return Divergence(
         layer=mark.layer,
         tensor=mark.tensor,
-        value=None if pair is None else pair.value,
+        value=None if suspect is None else suspect.value,
         node=None if node is None else _name(node),
         operator=None if node is None else node.op_type,
-        error=None if pair is None else pair.error,
+        error=None if suspect is None else _finite(suspect.error),
         limit=finding.limit,
-        error_in_run=None if in_run is None else in_run.error,
-        agreed=None if finding.agreed is None else alignment.marks[finding.agreed].layer,
+        error_in_run=None if in_run is None else _finite(in_run.error),
+        agreed=alignment.marks[finding.agreed[-1]].layer if finding.agreed else None,
         not_finite=None if first is None else _name(nodes[first]),
         gradual=finding.gradual,
         landmarks=len(alignment.marks),
         found=sum(pair.error <= PRESENT for pair in alignment.local.values()),
         graph=path,
     )
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None
 
 
 def _name(node: ir.Node) -> str:

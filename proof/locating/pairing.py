@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...graph.tensors import Array
 from .landmarks import Landmark
-from .tokens import Layout, Matrix, Tokens
+from .tokens import Layout, Matrix, Tokens, frobenius
 
 Form = Literal["same", "moved", "part"]
 """``same``: equal values; ``moved``: each channel times a factor plus a constant, as passes leave
@@ -23,7 +23,7 @@ _CLEARLY = 0.5
 """A moved or partial value is preferred when its error is less than that part of the other's."""
 
 _LEAST_ROWS = 8
-"""Rows below which two numbers a channel fit anything."""
+"""Different rows below which two numbers a channel fit anything."""
 
 _PROBED = 8
 """Channels that are looked at before all of them are."""
@@ -65,7 +65,6 @@ class Pairing:
         marks: the landmarks.
         tokens: which tokens are real.
         best: index of a landmark -> its nearest value.
-        unmoved: the same, of values compared as they are.
         infinite: names of values that hold NaN or infinity; masks hold -infinity, which is none.
         overflowed: landmarks of whose shape such a value is.
         barred: names of the values that a landmark must not be paired with.
@@ -75,7 +74,6 @@ class Pairing:
     tokens: Tokens
     barred: Mapping[int, frozenset[str]] = field(default_factory=dict)
     best: dict[int, Pair] = field(default_factory=dict)
-    unmoved: dict[int, Pair] = field(default_factory=dict)
     infinite: list[str] = field(default_factory=list)
     overflowed: set[int] = field(default_factory=set)
 
@@ -108,12 +106,13 @@ class Pairing:
             above: landmarks with a smaller error are left alone.
         """
         open_marks = {index for index in range(len(self.marks)) if self.error(index) > above}
+        fitted = {index for index in open_marks if self.marks[index].different >= _LEAST_ROWS}
         limits = {index: _CLEARLY * self.error(index) for index in open_marks}
         for name, array in values:
             for layout, rows in self._forms(array):
                 if not np.isfinite(rows).all():
                     break
-                for index in open_marks.intersection(self._by_shape.get(rows.shape, ())):
+                for index in fitted.intersection(self._by_shape.get(rows.shape, ())):
                     if not _may_be_moved(self.marks[index], rows, limits[index]):
                         continue
                     error = moved_error(self.marks[index].rows, rows)
@@ -171,12 +170,6 @@ class Pairing:
             )
 
 
-def frobenius(rows: Matrix) -> float:
-    """Root of the sum of squares; infinite for masks, whose fills have none in float32."""
-    with np.errstate(over="ignore"):
-        return float(np.linalg.norm(rows))
-
-
 def relative(mark: Landmark, rows: Matrix) -> float:
     """Frobenius norm of the difference over that of the landmark."""
     return frobenius(mark.rows - rows) / mark.norm
@@ -195,15 +188,13 @@ def moved_error(marked: Matrix, rows: Matrix) -> float:
     numbers that were fitted to each channel.
     """
     count = len(rows)
-    if count < _LEAST_ROWS:
-        return float("inf")
     wanted, got = (_centred(values) for values in (marked, rows))
     power = np.square(got).sum(axis=0)
     slope = (wanted * got).sum(axis=0) / np.where(power > 0, power, 1.0)
-    spread = float(np.linalg.norm(wanted))
+    spread = frobenius(wanted)
     if not spread:
         return float("inf")
-    rest = float(np.linalg.norm(wanted - slope * got))
+    rest = frobenius(wanted - slope * got)
     return rest / spread * float(np.sqrt(count / (count - 2)))
 
 
