@@ -20,6 +20,7 @@ from .sections.accuracy import (
     make_evaluation,
 )
 from .sections.calibration import CalibrationSection, make_calibration
+from .sections.costs import CostSection, make_costs
 from .sections.differences import make_differences
 from .sections.kernels import EngineKernels, make_kernels
 from .sections.passes import PassesSection, make_passes
@@ -55,6 +56,7 @@ class Measured:
     evaluation: EvaluationSection | None
     comparison: ComparisonSection | None
     benchmark: BenchmarkSection | None
+    costs: CostSection | None
     missing: dict[str, tuple[str, str]]
 
 
@@ -99,6 +101,7 @@ def render_page(bundles: Sequence[BundleFacts], documents: Documents) -> str:
         evaluation=make_evaluation(documents["evaluation"], first),
         comparison=make_comparison(documents),
         benchmark=make_benchmark(documents["benchmark"]),
+        costs=make_costs(documents["cost-model"]),
         missing=missing_documents(documents, first.path, first.manifest.model.id),
     )
     environment.filters["words"] = whole_words

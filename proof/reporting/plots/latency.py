@@ -11,6 +11,8 @@ from .canvas import HALF, colour, figure, to_svg
 
 TINTS = ("c1", "c2", "c3", "c4", "c5", "c6", "n1")
 
+_SQUEEZED = 6
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -23,7 +25,8 @@ class Curve:
 
 def draw_distribution(curves: Sequence[Curve], work: str, key: str) -> Markup:
     """The share of calls that took at most so long."""
-    with figure(HALF, 280) as (drawing, axes):
+    curves = sorted(curves, key=lambda curve: curve.latencies[len(curve.latencies) // 2])
+    with figure(HALF, 260) as (drawing, axes):
         for row, curve in enumerate(curves):
             shares = _shares(len(curve.latencies))
             axes.step(
@@ -35,7 +38,12 @@ def draw_distribution(curves: Sequence[Curve], work: str, key: str) -> Markup:
                 curve.name, (value, at), (6, -1), textcoords="offset points", va="center",
                 color=colour(curve.tint), fontsize=10.5,
             )  # fmt: skip
-        _bound(axes, curves)
+        if not _squeezes(curves):
+            _bound(axes, curves)
+        else:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.5, 0.9, 0.99], ["0", "50 %", "90 %", "99 %"])
         axes.grid(axis="y")
@@ -97,6 +105,12 @@ def _bound(axes: object, curves: Sequence[Curve]) -> None:
     ]
     room = (max(highs) - min(lows)) or max(highs) or 1.0
     axes.set_xlim(max(0.0, min(lows) - 0.04 * room), max(highs) + 0.3 * room)  # type: ignore[attr-defined]
+
+
+def _squeezes(curves: Sequence[Curve]) -> bool:
+    """Whether the fastest would be a line at the edge of an even axis."""
+    middles = [curve.latencies[len(curve.latencies) // 2] for curve in curves]
+    return max(middles) > _SQUEEZED * min(middles)
 
 
 def _shares(number: int) -> list[float]:

@@ -14,6 +14,9 @@ from ..reader import Facts
 from ..tables import Table, columns
 from .precision import decibels_of
 
+_NAMED = 3
+"""Readers of one activation that are named; others are counted."""
+
 _DRAWN = 48
 """Activations that one plot can hold; of more the loudest are drawn."""
 
@@ -54,20 +57,20 @@ def make_calibration(bundle: BundleFacts) -> CalibrationSection:
 
 
 def short_name(edge: Facts) -> str:
-    """``3 attention.self.query +2``: the layer and the first reader of an activation."""
+    """``3 query, key, value``: the layer, and who reads the activation."""
     linears = edge.texts("linears")
     if not linears:
         return edge.text("tensor") or "?"
-    layer, more = layer_of(linears[0]), len(linears) - 1
-    inside = within_layer(linears[0])
-    head = f"{layer.index}  " if layer else ""
-    return f"{head}{_short_module(inside)}" + (f" +{more}" if more else "")
+    layer = layer_of(linears[0])
+    words = [_words(within_layer(name)) for name in linears]
+    readers = [" ".join(words[0][-2:])] if len(words) == 1 else [path[-1] for path in words]
+    more = f" +{len(readers) - _NAMED}" if len(readers) > _NAMED else ""
+    return (f"{layer.index} " if layer else "") + ", ".join(readers[:_NAMED]) + more
 
 
-def _short_module(module: str) -> str:
-    """The last words of a path; what is left out is the same for all."""
-    words = [word for word in module.split(".") if word not in ("self", "dense")]
-    return " ".join(words[-2:]) or module
+def _words(module: str) -> list[str]:
+    """The words of a path that tell modules apart."""
+    return [word for word in module.split(".") if word not in ("self", "dense")] or [module]
 
 
 def _drawn(edges: tuple[Facts, ...]) -> list[Facts]:

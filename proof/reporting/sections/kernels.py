@@ -82,10 +82,11 @@ def _operators(target: str, entry: Facts) -> EngineKernels:
     nodes = entry.part("nodes")
     counts = {name: nodes.count(name) or 0 for name in nodes.content}
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    most = [f"{numerals.count(number)} {name.rpartition(':')[2]}" for name, number in ordered[:5]]
     return EngineKernels(
         target=target,
         summary=f"{numerals.count(sum(counts.values()))} nodes of {len(counts)} operators, after "
-        "ONNX Runtime's own optimisation.",
+        f"ONNX Runtime's own optimisation; most are {', '.join(most)}.",
         kinds=Table(
             caption=f"Operators of {target}",
             columns=columns("operator|#nodes"),

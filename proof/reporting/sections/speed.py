@@ -105,10 +105,10 @@ def _work_table(work: Facts, document: Facts) -> Table:
                 verdict.text("outcome") or ("" if name == reference else "not concluded"),
             ]
         )
-    sequences, tokens = numerals.count(work.count("sequences")), work.number("tokens")
+    number, tokens = work.count("sequences") or 0, work.number("tokens")
     return Table(
-        caption=f"{work.text('name')}: {sequences} sequences, {numerals.significant(tokens)} real "
-        "tokens a call",
+        caption=f"{work.text('name')}: {number} {'sequence' if number == 1 else 'sequences'}, "
+        f"{numerals.count(tokens)} real tokens a call",
         columns=columns(
             "candidate|#p50|#p90|#p95|#p99|#sequences/s|#tokens/s|#CPU s per 1,000|"
             "#time by the reference's|verdict"

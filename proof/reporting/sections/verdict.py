@@ -163,6 +163,8 @@ def _raced(benchmark: Facts) -> Figure | None:
             if name != reference and (ratio := verdict.number("ratio"))
         }
         slowest = max(ratios, key=lambda name: ratios[name], default=None)
+        if benchmark.flag("concluded") is False:
+            return None
         said = f"median of {short_subject(reference)}, {work.text('name')}"
         if slowest is not None:
             said += f"; {short_subject(slowest)} takes {ratios[slowest]:.2f} times as long"
@@ -271,6 +273,8 @@ def _open_points(
             ("The ranges come from the texts that ship with fuselage, not from yours.",
              f"fuselage build {bundle.manifest.model.id} --out {here} --text FILE")
         )  # fmt: skip
+    if documents["benchmark"].flag("concluded") is False:
+        points.append(("The benchmark ran on a busy machine, so it concludes nothing.", ""))
     missing = missing_documents(documents, here, bundle.manifest.model.id)
     return points + list(missing.values())
 

@@ -147,7 +147,8 @@ def make_report() -> dict[str, Any]:
         "notes": ["calibrated on the texts that ship with fuselage"],
         "environment": {
             "system": "Linux", "python": "3.11.7", "driver": None, "gpus": [], "load_average": 0.5,
-            "cpu": {"arch": "x86_64", "model": "Example CPU", "physical_cores": 2, "flags": ["avx2"]},
+            "cpu": {"arch": "x86_64", "model": "Example CPU", "physical_cores": 2,
+                    "flags": ["avx2"]},
             "versions": {"numpy": "2.4.6", "onnxruntime": "1.31.1"},
         },
     }  # fmt: skip

@@ -48,7 +48,8 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "inside"),
     [
-        ("encoder.layer.3.attention.self.query/MatMul", ("encoder.layer", 3), "attention.self.query"),
+        ("encoder.layer.3.attention.self.query/MatMul", ("encoder.layer", 3),
+         "attention.self.query"),
         ("layers.11.mlp/Mul", ("layers", 11), "mlp"),
         ("encoder.block.0.layer.1.DenseReluDense/MatMul", ("encoder.block", 0),
          "layer.1.DenseReluDense"),
@@ -138,8 +139,8 @@ def test_many_equal_layers_become_one_row() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "kind"),
-    [("MatMul", "linear"), ("com.microsoft::MatMulIntegerToFloat", "linear"), ("Gelu", "activation"),
-     ("acme::Frobnicate", "other"), ("Reshape", "shape"), ("QuantizeLinear", "quantise")],
+    [("MatMul", "linear"), ("com.microsoft::MatMulIntegerToFloat", "linear"),
+     ("Gelu", "activation"), ("acme::Frobnicate", "other"), ("Reshape", "shape"), ("QuantizeLinear", "quantise")],
 )  # fmt: skip
 def test_kinds_of_operators(operator: str, kind: str) -> None:
     assert kind_of(operator).key == kind

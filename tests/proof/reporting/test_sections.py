@@ -107,7 +107,8 @@ def test_the_way_of_each_target_through_the_passes(facts: BundleFacts) -> None:
         for leg in section.legs
     }
     assert ways == {
-        "For every engine": [("export", "", 50), ("fuse-gelu", "−10", 40), ("insert-qdq", "+20", 60)],
+        "For every engine": [("export", "", 50), ("fuse-gelu", "−10", 40),
+                             ("insert-qdq", "+20", 60)],
         "For ort-cpu": [("fuse-integer-matmul", "−30", 30)],
         "For tensorrt-rtx": [("convert-precision", "+1", 61)],
     }  # fmt: skip
@@ -168,7 +169,7 @@ def test_ranges_of_every_activation(facts: BundleFacts) -> None:
     assert section.table is not None
     first = section.table.rows[0]
     assert list(first[:6]) == [
-        "0  attention query +2", "int8", "2.00", "20.0", "channel 3, [CLS]", f"0.025{THIN}%",
+        "0 query, key, value", "int8", "2.00", "20.0", "channel 3, [CLS]", f"0.025{THIN}%",
     ]  # fmt: skip
     assert section.table.rows[3][1:3] == ["float", "–"]
     assert len(section.plots) == 2
@@ -226,8 +227,10 @@ def test_an_evaluation(facts: BundleFacts) -> None:
 
 
 def test_what_the_build_measured_stands_in(write_bundle: Write) -> None:
-    metric = {"metric": "accuracy", "title": "Accuracy", "reference": 91.0, "int8": 90.5, "drop": 0.5,
-              "interval": [0.1, 0.9], "max_drop": None, "examples": 872, "source": "s.tsv"}  # fmt: skip
+    metric = {
+        "metric": "accuracy", "title": "Accuracy", "reference": 91.0, "int8": 90.5, "drop": 0.5,
+        "interval": [0.1, 0.9], "max_drop": None, "examples": 872, "source": "s.tsv",
+    }  # fmt: skip
     section = make_evaluation(Facts({}, ""), written(write_bundle, quantization__accuracy=[metric]))
     assert section is not None
     assert section.table is not None
