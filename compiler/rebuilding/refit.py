@@ -24,7 +24,7 @@ from ...engines.tensorrt.facts import PlanFacts
 from ...engines.text.task import TASK_FILE, TaskSpec
 from ...errors import BuildError, BundleError, VerificationError
 from ..models.source import ModelSource
-from ..precision import QUANTIZED, Assignment
+from ..precision import QUANTIZED, Assignment, assign
 from ..progress import Journal, Listener, Silent
 from ..recipe import Recipe, Request, recipe_of
 from ..stages.held import Held
@@ -114,10 +114,7 @@ def refit(wish: RefitWish, listener: Listener | None = None) -> Refitted:
                 request=request,
                 source=source,
                 recipe=_recipe(bundle, request, source, plans),
-                assignment=Assignment(
-                    {t: bundle.manifest.targets[t].precision for t in targets},  # type: ignore[misc]
-                    (),
-                ),
+                assignment=_assignment(bundle, targets),
                 journal=journal,
                 writer=writer,
                 runner=StageRunner(scratch.path, journal, store),
@@ -246,23 +243,28 @@ class _Replacing:
             )
 
 
+def _assignment(bundle: Bundle, targets: tuple[str, ...]) -> Assignment:
+    held = bundle.manifest.targets
+    return Assignment({t: assign((t,), held[t].precision).precisions[t] for t in targets}, ())
+
+
 def _request(bundle: Bundle, wish: RefitWish, targets: tuple[str, ...]) -> Request:
     manifest = bundle.manifest
     recipe = manifest.recipe
-    rtx = manifest.targets.get("tensorrt-rtx")
+    rtx, limit = manifest.targets.get("tensorrt-rtx"), recipe.get("gpu_memory")
     return Request(
         model=str(wish.weights),
         out=wish.out or wish.bundle,
-        precision=recipe["precision"],
+        precision=str(recipe.get("precision", "auto")),
         targets=targets,
         task=manifest.task,
         compute_capabilities=rtx.compute_capabilities if rtx else (),
-        gpu_memory=recipe.get("gpu_memory"),
-        refittable=recipe.get("refittable", False),
-        strip_plan=recipe.get("strip_plan", False),
-        weight_streaming=recipe.get("weight_streaming", False),
+        gpu_memory=limit if isinstance(limit, int | float) else None,
+        refittable=recipe.get("refittable") is True,
+        strip_plan=recipe.get("strip_plan") is True,
+        weight_streaming=recipe.get("weight_streaming") is True,
         threads=wish.threads,
-        verify=recipe["verify"],
+        verify=str(recipe.get("verify", "final")),
     )
 
 
@@ -271,9 +273,9 @@ def _recipe(
 ) -> Recipe:
     """Of a build from the new model, with the sizes of the old bundle and what was refitted."""
     old = bundle.manifest.recipe
-    sizes = {key: old[key] for key in ("shapes", "profiles", "texts") if key in old}
+    kept = {key: old[key] for key in ("task", "shapes", "profiles", "texts") if key in old}
     files = bundle.manifest.files
     digests = {name: files[f"{folder.name}/{PLAN}"].sha256 for name, folder in plans.items()}
     refitted = {"from": bundle.manifest.model.digest, "plans": digests}
     new = recipe_of(request, source, request.targets)
-    return {**new, **sizes, "task": old["task"], "refitted": refitted}
+    return {**new, **kept, "refitted": refitted}

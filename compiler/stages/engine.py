@@ -79,6 +79,8 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
             artifact = backend(target).build(graph, whole, folder)
         else:
             artifact = TensorRtBackend.of(target).refit(plan, graph, whole, folder)
+        for line in artifact.facts.get("warnings", ()):
+            journal.note(f"{target}: {line}")
         decomposed = artifact.facts.get("decomposed_attention", ())
         if decomposed:
             reason = decomposed[0]["reason"]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import random
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from importlib.machinery import ModuleSpec
@@ -286,14 +290,30 @@ class TestPlans:
     ) -> None:
         bundle = self.build(models[0], tmp_path / "bundle", refittable=True, strip_plan=stripped)
         built = self.build(models[1], tmp_path / "built")
-        monkeypatch.delattr(trt, "Builder")
-        done = refit(wish(bundle, models[1], use_cache=False))
+        with monkeypatch.context() as patch:
+            patch.delattr(trt, "Builder")
+            if stripped:  # it is copied, which needs no GPU
+                patch.setattr("fuselage.engines.tensorrt.backend.Cuda.blocker", lambda: "no GPU")
+            done = refit(wish(bundle, models[1], use_cache=False))
         assert done.how == {"tensorrt": "refitted"}
-        assert done.report["verification"]["targets"][0]["subject"] == "engine"
+        subject = done.report["verification"]["targets"][0]["subject"]
+        assert subject.startswith("its graph" if stripped else "engine")
         assert set(done.bundle.manifest.recipe["refitted"]["plans"]) == {"tensorrt"}
         old, new = outputs(bundle), outputs(done.bundle.root)
         np.testing.assert_allclose(new, outputs(built), atol=1e-5)
         assert np.abs(new - old).max() > 1e-2
+
+    @pytest.mark.usefixtures("trt")
+    def test_a_plan_with_its_weights_needs_a_gpu(
+        self,
+        models: tuple[Path, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bundle = self.build(models[0], tmp_path / "bundle", refittable=True)
+        monkeypatch.setattr("fuselage.engines.tensorrt.backend.Cuda.blocker", lambda: "no GPU")
+        with pytest.raises(BuildError, match="tensorrt: a plan is refitted on a GPU: no GPU"):
+            refit(wish(bundle, models[1]))
 
     def test_what_fails_half_way_leaves_the_old_bundle(
         self, trt: Any, models: tuple[Path, Path], tmp_path: Path
@@ -334,6 +354,15 @@ class TestPlans:
                 strip_plan=True,
             )
 
+    def test_timings_that_are_rejected_are_noted(
+        self, trt: Any, models: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        self.build(models[0], tmp_path / "one", shapes="batch=1:2:4,sequence=1:8:16")
+        trt.faults = {"timing-cache"}
+        out = self.build(models[0], tmp_path / "two", shapes="batch=1:2:4,sequence=1:8:24")
+        notes = json.loads((out / "report.json").read_text())["notes"]
+        assert any("tensorrt: the timings of kernels kept from earlier" in line for line in notes)
+
     @pytest.mark.parametrize("option", ["strip_plan", "refittable", "weight_streaming"])
     def test_a_rebuilt_plan_holds_its_weights_as_the_old_one(
         self, trt: Any, models: tuple[Path, Path], tmp_path: Path, option: str
@@ -371,6 +400,32 @@ def load_fakes() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is of Unix")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_kill_9_leaves_the_old_bundle_or_the_new_one(
+    models: tuple[Path, Path], bundle: Path
+) -> None:
+    """Processes that are forked with everything imported, killed as they come to write."""
+    old = contents(bundle)
+    refit(wish(bundle, models[1]))  # the cache is full from here on
+    chance, codes = random.Random(3), []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            refit(RefitWish(bundle=bundle, weights=models[1], threads=1))
+            os._exit(0)
+        time.sleep(chance.uniform(0.0, 0.5))
+        os.kill(child, signal.SIGKILL)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        Bundle.open(bundle, full=True)
+        assert contents(bundle).keys() == old.keys()
+        if Bundle.open(bundle).manifest.recipe.get("refitted") is None:
+            assert contents(bundle) == old
+    assert codes.count(-signal.SIGKILL) >= 2
+    refit(RefitWish(bundle=bundle, weights=models[1]))
+    assert [path.name for path in bundle.parent.glob(".bundle.*")] == []
 
 
 @pytest.mark.parametrize("option", ["--refittable", "--strip-plan", "--weight-streaming"])

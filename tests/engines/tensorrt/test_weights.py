@@ -219,6 +219,31 @@ def test_a_refit_that_fails_opens_no_engine(
     bench.answer(tmp_path / "engine", source)
 
 
+def test_weights_that_the_graph_lacks_are_named(one: Bench, tmp_path: Path) -> None:
+    values = weights(1)
+    source, held = canonical(values, tmp_path)
+    one.build(graph_of(values), tmp_path / "engine", source=held, stripped=True)
+    stub = tmp_path / "engine" / "engine.onnx"
+    model = onnx.load_from_string(stub.read_bytes())
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "b")
+    model.graph.initializer.remove(bias)
+    stub.write_bytes(model.SerializeToString())
+    with pytest.raises(DeviceError, match="the graph has no weights for b of the plan"):
+        one.answer(tmp_path / "engine", source)
+
+
+def test_a_plan_that_takes_none_is_not_filled(one: Bench, tmp_path: Path) -> None:
+    source, held = canonical(weights(1), tmp_path)
+    one.build(graph_of(weights(1)), tmp_path / "engine", source=held, stripped=True)
+    plan = tmp_path / "engine" / "engine.plan"
+    content = plan.read_bytes()
+    other = content.replace(b'"refit": "identical"', b'"refit": null       ')
+    assert len(other) == len(content)
+    plan.write_bytes(other)
+    with pytest.raises(DeviceError, match=r"takes no weights, although engine\.json says so"):
+        one.answer(tmp_path / "engine", source)
+
+
 def test_a_plan_for_identical_weights_takes_no_others(one: Bench, tmp_path: Path) -> None:
     source, held = canonical(weights(1), tmp_path)
     one.build(graph_of(weights(1)), tmp_path / "engine", source=held, stripped=True)
