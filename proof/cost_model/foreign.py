@@ -102,6 +102,37 @@ def _first_and_fourth(site: Site) -> Dims:
     return tuple(dim if dim is not None else one for dim, one in zip(met, long, strict=True))
 
 
+def _convolved(site: Site) -> Dims:
+    """Conv of ONNX Runtime's blocked layout: images by their height and width."""
+    image, channels = site.dims(0), site.number(1, 0)
+    axes = len(image) - 2
+    kernel = site.ints_attribute("kernel_shape") or tuple(
+        site.number(1, axis + 2) for axis in range(axes)
+    )
+    strides = site.ints_attribute("strides") or (1,) * axes
+    apart = site.ints_attribute("dilations") or (1,) * axes
+    pads = site.ints_attribute("pads") or (0,) * (2 * axes)
+    sizes = [
+        _steps(image[axis + 2], pads[axis] + pads[axis + axes], reach, strides[axis])
+        for axis, reach in enumerate((k - 1) * d + 1 for k, d in zip(kernel, apart, strict=True))
+    ]
+    return (image[0], channels, *sizes)
+
+
+def _steps(size: Dim, padding: int, reach: int, stride: int) -> Dim:
+    room = algebra.add(size, padding - reach)
+    steps = None if room is None else algebra.divide(room, stride)
+    found = None if steps is None else algebra.add(steps, 1)
+    if found is None:
+        raise UncountableError(f"the windows over {size} are not known")
+    return found
+
+
+def _reordered(site: Site) -> Dims:
+    image, channels = site.dims(0), site.int_attribute("channels", 0)
+    return (image[0], channels or image[1], *image[2:])
+
+
 def _times(left: Dim, right: Dim) -> Dim:
     found = algebra.multiply(left, right)
     if found is None:
@@ -125,5 +156,8 @@ _RULES: Mapping[str, Callable[[Site], Dims]] = {
     "Attention": _projected,
     "QAttention": _projected,
     "GroupQueryAttention": _same,
+    "Conv": _convolved,
+    "ReorderInput": _same,
+    "ReorderOutput": _reordered,
 }  # fmt: skip
-"""Operator of ``com.microsoft`` -> dims of its first output."""
+"""Operator of ONNX Runtime's own domains -> dims of its first output."""

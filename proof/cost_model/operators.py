@@ -102,6 +102,12 @@ OPERATORS: Mapping[str, Operator] = {
         "product", "2 K |Y| + |Y| for the addend, alpha, beta each", products.gemm
     ),
     "Conv": Operator("product", "2 C/g kernel |Y| + |Y| for a bias", products.convolve),
+    "com.microsoft::FusedConv": Operator(
+        "product", "2 C/g kernel |Y| + |Y| for a bias", products.convolve
+    ),
+    "com.microsoft.nchwc::Conv": Operator(
+        "product", "2 C/g kernel |Y| + |Y| for a bias", products.convolve
+    ),
     "com.microsoft::FusedMatMul": Operator(
         "product", "2 K |Y| + |Y| for alpha", products.fused_multiply
     ),
@@ -194,6 +200,8 @@ OPERATORS: Mapping[str, Operator] = {
         ("Transpose", "Concat", "Split", "Expand", "Tile", "Pad", "Cast", "CastLike", "Trilu"),
         _MOVED,
     ),
+    "com.microsoft.nchwc::ReorderInput": _MOVED,
+    "com.microsoft.nchwc::ReorderOutput": _MOVED,
     **dict.fromkeys(("Shape", "Size", "Range", "ConstantOfShape", "Constant"), _MADE),
     **dict.fromkeys(
         ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Dropout"), _VIEW

@@ -100,6 +100,11 @@ class Site(NamedTuple):
         found = self.node.attributes.get(name)
         return default if found is None else found.as_int()
 
+    def ints_attribute(self, name: str) -> tuple[int, ...]:
+        """An attribute of integers, () when it is absent."""
+        found = self.node.attributes.get(name)
+        return () if found is None else tuple(found.as_ints())
+
     def float_attribute(self, name: str, default: float) -> float:
         """A float attribute."""
         found = self.node.attributes.get(name)

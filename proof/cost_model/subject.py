@@ -97,12 +97,14 @@ def open_engine(path: Path, target: str | None = None) -> Costed:
             capabilities=tuple(facts.get("compute_capabilities") or ()),
             notes=(note,),
         )
+    notes: tuple[str, ...] = ()
+    graph = source
     mismatches = "; ".join(map(str, bundle.mismatches(chosen)))
     if mismatches:
-        note = f"{chosen}: {mismatches}; the canonical graph is counted and run instead"
-        optimised, graph, notes = canonical, source, (note,)
+        optimised = canonical
+        notes = (f"{chosen}: {mismatches}; the canonical graph is counted and run instead",)
     else:
-        graph, notes = Graph.load(optimised), ()
+        graph = Graph.load(optimised)
     return Costed(
         name=str(path),
         target=chosen,

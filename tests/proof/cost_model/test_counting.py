@@ -160,6 +160,26 @@ def test_shapes_of_foreign_operators_are_inferred(parse: Parse) -> None:
     assert first.outputs[0].shape is None  # the graph itself is not changed
 
 
+def test_images_in_the_blocked_layout(parse: Parse) -> None:
+    graph = parse(
+        """g (float[batch, 3, 32, 32] x) => (float[batch, 8, 4, 4] y)
+        {
+            c = com.microsoft.FusedConv<kernel_shape = [8, 8], strides = [8, 8]>(x, w, b)
+            y = com.microsoft.ReorderOutput<channels = 8>(c)
+        }""",
+        w=np.ones((8, 3, 8, 8), np.float32),
+        b=np.ones(8, np.float32),
+    )
+    graph.model.opset_imports["com.microsoft.nchwc"] = 1
+    for node in graph.model.graph:
+        node.domain = "com.microsoft.nchwc"
+        node.op_type = node.op_type.removeprefix("Fused")
+    nodes = _by_name(graph)
+    assert str(nodes["n_c"].flops) == "49280*batch"  # 8*4*4 windows, 2*3*8*8 and a bias each
+    assert str(nodes["n_y"].moved_bytes) == "1024*batch"
+    assert not count(graph).problems
+
+
 def test_an_unknown_operator_is_named_and_counted_as_movement(parse: Parse) -> None:
     graph = parse(
         """g (float[batch, 8] x) => (float[batch, 8] y)
