@@ -13,7 +13,7 @@ import fuselage
 from fuselage import errors
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["bench", "build", "load", "pipeline"]
+VERBS = ["bench", "build", "compare", "load", "pipeline"]
 ERRORS = [
     "BuildError",
     "BundleError",
@@ -79,6 +79,8 @@ SIGNATURES = {
     "compute_capabilities=(), gpu_memory=None, refittable=False, strip_plan=False, "
     "weight_streaming=False, threads=0, verify='final', require=(), costs=None, "
     "force=False, cache=True)",
+    "compare": "(reference, candidates, *, texts=None, gate=None, tolerances=(), task='auto', "
+    "threads=0, locate=True, trust=False)",
     "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
 }
