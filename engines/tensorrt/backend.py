@@ -267,6 +267,10 @@ def _builder_config(trt: Any, builder: Any, config: BuildConfig, targets: tuple[
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     builder_config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
     set_flags(trt, builder_config, WeightMode.of(config))
+    # Else a run may allocate: beyond what lanes are given, and no graph can record it. Weights that
+    # stream need that.
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not WeightMode.of(config).streamed:
+        builder_config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if targets and hasattr(trt, "ComputeCapability"):
         builder_config.num_compute_capabilities = len(targets)
         for index, name in enumerate(targets):

@@ -107,6 +107,7 @@ class TensorRtEngine(Engine):
         )
         if note is not None:
             opened = replace(opened, notes=(*opened.notes, note))
+            options = replace(options, graphs=0)  # weights that stream are allocated in a run
         return cls(cuda, opened, facts, options)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -168,13 +169,13 @@ class TensorRtEngine(Engine):
         with self._pool.alone(), self._cuda.on_device(self._device):
             for lane in self._lanes:
                 lane.finish()
+                lane.forget_graphs()
             try:
                 refit(self._plan, weights)
-            except HalfRefittedError as error:
-                self._pool.condemn(f"was left half refitted ({error}); load it again")
+            except (HalfRefittedError, KeyboardInterrupt) as error:
+                why = str(error) or "interrupted"
+                self._pool.condemn(f"was left half refitted ({why}); load it again")
                 raise
-            for lane in self._lanes:
-                lane.forget_graphs()
 
     def statistics(self) -> LaneStatistics:
         """What the lanes did and hold, summed up."""

@@ -79,6 +79,7 @@ GUARDS = {
     "EngineInvalidityDiagnostics": "EngineInvalidityDiagnostics",
     "EngineValidity": "EngineValidity",
     "IRuntimeCache": "create_runtime_cache",
+    "REQUIRE_USER_ALLOCATION": "REQUIRE_USER_ALLOCATION",
     "causal_kind": "CausalMaskKind",
     "create_runtime_cache": "create_runtime_cache",
     "get_engine_validity": "get_engine_validity",

@@ -71,6 +71,15 @@ def test_a_float16_layer_fuses(graphs: ModuleType, build: Build, tmp_path: Path)
     assert facts["profile"] == {"batch": [1, 2, 4], "sequence": [1, 16, 32]}
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_allocates_nothing_unless_weights_stream(streamed: bool) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = trt.Builder(make_logger(trt, LogLines(), verbose=False))
+    config = BuildConfig(profile=PROFILE, weight_streaming=streamed)
+    made = backend_module._builder_config(trt, builder, config, ())
+    assert made.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION) is not streamed
+
+
 def test_kernels_name_the_nodes_they_compute(graphs: ModuleType, build: Build) -> None:
     kernels = build(graphs.encoder(), "SM89")["kernel_list"]
     merged = [

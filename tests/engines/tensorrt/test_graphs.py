@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fuselage.engines.tensorrt import engine as engine_module
 from fuselage.engines.tensorrt.cuda import Cuda
 from fuselage.engines.tensorrt.executor.graph_cache import GraphCache
 from fuselage.errors import DeviceError
@@ -151,3 +152,12 @@ def test_a_context_that_is_not_ready_costs_no_wait(rtx: Any) -> None:
         for _ in range(2):
             rtx.check(engine, 2, 3)
         assert engine.statistics().graph_launches == 1
+
+
+def test_weights_that_stream_run_without_graphs(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "set_budget", lambda *_, **__: "5 of 9 bytes stay")
+    with rig.open(graph_after=1) as engine:
+        for _ in range(3):
+            rig.check(engine, 2, 3)
+        assert engine.statistics().captures == engine.statistics().capture_failures == 0
+        assert engine.notes == ("5 of 9 bytes stay",)

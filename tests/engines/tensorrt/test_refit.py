@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fuselage.engines.tensorrt import engine as engine_module
+from fuselage.engines.tensorrt.executor.refit import refit
 from fuselage.errors import DeviceError, FeedError
 
 
@@ -112,3 +114,22 @@ def test_a_closed_engine_cannot_be_refitted(weighted: Any) -> None:
     engine.close()
     with pytest.raises(DeviceError, match="is closed"):
         engine.refit({})
+
+
+def test_a_refit_that_is_torn_off_ends_the_engine(
+    weighted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(*arguments: Any) -> None:
+        refit(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_module, "refit", torn)
+    with weighted.open(graph_after=1) as engine:
+        for _ in range(2):
+            pooled(engine, weighted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.refit({"scale": np.float32([2]), "bias": np.float32([5])})
+        assert engine.statistics().graphs == 0, "they may hold the old weights"
+        with pytest.raises(DeviceError, match=r"left half refitted \(interrupted\)"):
+            pooled(engine, weighted)
+    assert weighted.cuda.leaks() == {}
