@@ -27,18 +27,26 @@ from fuselage.compiler.cache.timings import StoredTimings
 kept = StoredTimings.of(Store(Path(sys.argv[1]), 10**9), "tensorrt")
 first, count = int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
+sys.stdin.readline()
 for number in range(first, first + count):
     kept.update(lambda old: json.dumps([*json.loads(old or "[]"), number]).encode())
 """
 
 
 def process(root: Path, first: int, count: int) -> subprocess.Popen[str]:
+    """A process that waits for `go`."""
     command = [sys.executable, "-c", KEPT, str(root), str(first), str(count)]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     with started.stdout as said:
         assert said.readline() == "ready\n"
     return started
+
+
+def go(*workers: subprocess.Popen[str]) -> None:
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
 
 
 @pytest.fixture
@@ -110,6 +118,7 @@ def test_equal_timings_are_not_written_again(kept: StoredTimings) -> None:
 
 def test_builds_at_once_lose_nothing(kept: StoredTimings) -> None:
     workers = [process(kept.store.root, 100 * worker, 15) for worker in range(3)]
+    go(*workers)
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     expected = [100 * worker + number for worker in range(3) for number in range(15)]
     assert sorted(numbers(kept)) == expected
@@ -121,6 +130,7 @@ def test_a_killed_build_leaves_what_was_or_what_is(kept: StoredTimings, notes: l
     done = 0
     for _ in range(6):
         worker = process(kept.store.root, done, 10**6)
+        go(worker)
         time.sleep(random.uniform(0.005, 0.1))
         worker.send_signal(signal.SIGKILL)
         worker.wait(60)
