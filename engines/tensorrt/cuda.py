@@ -177,6 +177,16 @@ class Cuda:
         flags = self._api.cudaEventDisableTiming
         return int(self._call("create an event", self._api.cudaEventCreateWithFlags(flags)))
 
+    def create_timed_event(self) -> int:
+        """A mark that keeps the moment at which it was reached, for `elapsed`."""
+        flags = self._api.cudaEventDefault
+        return int(self._call("create an event", self._api.cudaEventCreateWithFlags(flags)))
+
+    def elapsed(self, start: int, end: int) -> float:
+        """Milliseconds of the GPU between two timed events that were reached."""
+        answer = self._api.cudaEventElapsedTime(start, end)
+        return float(self._call("read the time between two events", answer))
+
     def destroy_event(self, event: int) -> None:
         """Give an event back; waits that are queued still end."""
         self._call("destroy an event", self._api.cudaEventDestroy(event))

@@ -149,7 +149,9 @@ def _prepared(
         told(f"first calls of {candidate.name}")
         try:
             calls = {
-                work.name: candidate.call(work, request.mode, planned.reader)
+                work.name: candidate.call(
+                    work, request.mode, planned.reader, is_alone=request.is_alone
+                )
                 for work in planned.works
             }
         except FuselageError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -43,37 +44,60 @@ class Candidate:
         self.subject = subject
         self.is_baseline = is_baseline
         self._runtime: TextRuntime | None = None
+        self._resources = ExitStack()
 
-    def call(self, work: Work, mode: Mode, reader: tuple[Path, TaskSpec] | None = None) -> Call:
+    def call(
+        self,
+        work: Work,
+        mode: Mode,
+        reader: tuple[Path, TaskSpec] | None = None,
+        *,
+        is_alone: bool = True,
+    ) -> Call:
         """Prepare the calls of a piece of work; the first call is made here.
 
         Args:
             work: with feeds, in pipeline mode with texts.
             mode: what a call is.
             reader: tokenizer.json and task for subjects that have none of their own.
+            is_alone: whether one client makes all calls; the clock of a GPU times no others.
 
         Raises:
             FuselageError: as the subject does on the work.
         """
-        call = self._texts(work, reader) if mode == "pipeline" else self._feeds(work)
+        if mode == "pipeline":
+            call = self._texts(work, reader)
+        else:
+            call = self._feeds(work, on_device=is_alone and mode == "engine")
         call(0)
         return call
 
     def close(self) -> None:
-        """Close the subject; may be called twice."""
+        """Close the subject and what its calls hold; may be called twice."""
+        self._resources.close()
         self.subject.close()
 
-    def _feeds(self, work: Work) -> Call:
+    def _feeds(self, work: Work, *, on_device: bool) -> Call:
         subject = self.subject
         inputs = [chosen_feeds(subject.inputs, feeds, self.name) for feeds in work.inputs]
         count = len(inputs)
         engine = engine_of(subject)
+        if on_device and engine is not None and engine.target.startswith("tensorrt"):
+            return self._by_device(engine, inputs)
         run = subject.run if engine is None else engine.run
 
         def call(number: int) -> None:
             run(inputs[number % count])
 
         return call
+
+    def _by_device(self, engine: Engine, inputs: Sequence[Feeds]) -> Call:
+        """Calls on feeds in GPU memory, timed by the GPU."""
+        from ...engines.tensorrt.timed_calls import TimedCalls
+
+        calls = TimedCalls(engine, inputs)
+        self._resources.callback(calls.close)
+        return lambda number: calls.run(number) * 1e6
 
     def _texts(self, work: Work, reader: tuple[Path, TaskSpec] | None) -> Call:
         runtime = self._runtime or self._open_runtime(reader)

@@ -51,6 +51,11 @@ class Request:
         if not 0 <= self.floor < 1:
             raise FeedError(f"floor: expected a share from 0 to below 1, got {self.floor}")
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one client makes a call after another."""
+        return self.rate is None and self.clients == 1
+
     def load(self) -> Load:
         """How calls follow one another."""
         turn = max(self.rules.seconds / _LOAD_TURNS, _LEAST_TURN)

@@ -25,6 +25,8 @@ CALLS = {
     "copy_to_host": (4096, 8192, 100, 16),
     "copy_on_device": (4096, 8192, 100, 16),
     "create_event": (),
+    "create_timed_event": (),
+    "elapsed": (16, 32),
     "destroy_event": (16,),
     "record": (16, 32),
     "wait": (32, 16),

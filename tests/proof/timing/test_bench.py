@@ -15,15 +15,20 @@ import pytest
 
 import fuselage
 from fuselage.compiler.cli import run
+from fuselage.engines.base import Engine
 from fuselage.errors import DeviceError, ExportError, FeedError, SourceError
+from fuselage.graph.tensors import TensorSpec
+from fuselage.proof.subjects.base import Subject
 from fuselage.proof.timing import baselines, bench
 from fuselage.proof.timing.bench import run_bench
 from fuselage.proof.timing.business import Business
+from fuselage.proof.timing.candidates import Candidate
 from fuselage.proof.timing.entries import Entry, make_entries
 from fuselage.proof.timing.race import Rules
 from fuselage.proof.timing.request import Request
 from fuselage.proof.timing.trtexec import times_files
 from fuselage.proof.timing.wording import verdict_rows
+from fuselage.proof.timing.work import Shape, drawn_work
 
 SHORT = Rules(warm_up=0.001, seconds=0.005, iterations=3, turn=0.0001)
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -107,6 +112,48 @@ def test_clients_and_open_load(bundle: Path) -> None:
     opened = run_bench(short(bundle, shapes=("1x4",), rate=40.0, clients=2, rules=rules))
     assert opened.document()["load"] == {"kind": "open", "rate": 40.0, "clients": 2}
     assert opened.results[0].figures["tiny"].occupancy < 0.9
+
+
+def test_an_engine_of_tensorrt_is_timed_by_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/engines/tensorrt/test_timed_calls.py has the calls themselves."""
+    closed: list[bool] = []
+
+    class Calls:
+        def __init__(self, engine: Engine, feeds: list[Any]) -> None:
+            self.engine, self.feeds = engine, feeds
+
+        def run(self, number: int) -> float:
+            return 2.5 + number
+
+        def close(self) -> None:
+            closed.append(True)
+
+    class Plan(Engine):
+        target = "tensorrt"
+        inputs = (TensorSpec("ids", "int64", ("batch", "sequence")),)
+        outputs = ()
+
+        def run(self, feeds: Any) -> dict[str, Any]:  # noqa: ARG002
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    class OfBundle(Subject):
+        name, inputs, outputs = "plan", Plan.inputs, ()
+        engine = Plan()
+
+        def run(self, feeds: Any) -> dict[str, Any]:  # noqa: ARG002
+            raise AssertionError("not through the subject")
+
+    monkeypatch.setattr("fuselage.engines.tensorrt.timed_calls.TimedCalls", Calls)
+    work = drawn_work(Shape(2, 3), Plan.inputs)
+    candidate = Candidate("plan", OfBundle())
+    assert candidate.call(work, "engine")(4) == 6.5e6  # nanoseconds of its own clock
+    assert candidate.call(work, "e2e")(4) is None
+    assert candidate.call(work, "engine", is_alone=False)(4) is None
+    candidate.close()
+    assert closed == [True]
 
 
 # --- the busy machine

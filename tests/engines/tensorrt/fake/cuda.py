@@ -89,10 +89,12 @@ class FakeCuda:
         inside_ns: time spent in here; meaningful with one thread.
         failed: the function that `fail_at` made fail, None as long as there was none.
         peaks: the most there ever was of each kind of thing that `leaks` counts.
+        milliseconds: of the GPU's own clock, which moves only when a test moves it.
     """
 
     cudaStreamNonBlocking = 1
     cudaHostAllocDefault = 0
+    cudaEventDefault = 0
     cudaEventDisableTiming = 2
     cudaMemcpyKind = CopyKind
     cudaDeviceAttr = DeviceAttribute
@@ -110,6 +112,8 @@ class FakeCuda:
         self.lost: Status | None = None
         self.streams: dict[int, Stream] = {}
         self.events: dict[int, Work | None] = {}
+        self.milliseconds = 0.0
+        self._moments: dict[int, float | None] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.executables: dict[int, list[Callable[[], None]]] = {}
         self._launched: dict[int, Work | None] = {}
@@ -200,20 +204,31 @@ class FakeCuda:
 
     @call(values=1)
     def cudaEventCreateWithFlags(self, flags: int) -> int:
+        event = self._keep(self.events, None)
         if flags != self.cudaEventDisableTiming:
-            raise MisuseError("an event that takes the time slows every record down")
-        return self._keep(self.events, None)
+            self._moments[event] = None
+        return event
 
     @call()
     def cudaEventDestroy(self, event: int) -> None:
         del self.events[event]
+        self._moments.pop(event, None)
 
     @call()
     def cudaEventRecord(self, event: int, stream: int) -> None:
         source = self._ordinary(stream)
         if event not in self.events:
             raise MisuseError(f"event {event} does not exist")
+        if event in self._moments:
+            source.push(lambda: self._moments.__setitem__(event, self.milliseconds))
         self.events[event] = source.last
+
+    @call(values=1)
+    def cudaEventElapsedTime(self, start: int, end: int) -> float:
+        moments = [self._moments.get(event) for event in (start, end)]
+        if moments[0] is None or moments[1] is None:
+            raise MisuseError("the time between events that keep none, or were not reached")
+        return moments[1] - moments[0]
 
     @call()
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
