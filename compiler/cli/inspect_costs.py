@@ -65,6 +65,23 @@ def show_costs(model: CostModel, *, every: bool) -> None:
         say(f"note: {note}")
     _show_classes(model)
     _show_nodes(model, every=every)
+    _show_kernels(model, every=every)
+
+
+def _show_kernels(model: CostModel, *, every: bool) -> None:
+    """Kernels of a plan, by what the roofline of its GPU gives them."""
+    from ...proof.cost_model.document import kernels_facts
+
+    kernels = kernels_facts(model)
+    shown = kernels if every else sorted(kernels, key=lambda k: -k["modelled_ms"])[:_SLOWEST]
+    rows = [
+        (k["name"][-_LONGEST_KERNEL:], k["kind"], k["dtypes"], len(k["nodes"]), k["modelled_ms"])
+        for k in shown
+    ]
+    if rows:
+        total = sum(kernel["modelled_ms"] for kernel in kernels)
+        title = f"{len(rows)} of {len(kernels)} kernels, modelled: {total:.3f} ms in all"
+        print_table(title, ("kernel", "kind", "types", "nodes", "modelled ms"), rows)
 
 
 def _say_fit(model: CostModel) -> None:

@@ -53,7 +53,7 @@ def document(model: CostModel, stages: Sequence[StageCost] = ()) -> dict[str, An
         "errors": None if verdict is None else verdict_facts(verdict),
         "classes": [_class_facts(row) for row in model.ranked],
         "nodes": _nodes(model),
-        "kernels": _kernels(model),
+        "kernels": kernels_facts(model),
         "absent": list(model.absent),
         "formulas": {
             op: OPERATORS[op].text
@@ -130,8 +130,8 @@ def _kernel_of(model: CostModel, index: int) -> str | None:
     return model.cost.nodes[index].op
 
 
-def _kernels(model: CostModel) -> list[dict[str, Any]]:
-    """Kernels of a plan with the time that the roofline of its GPU gives each."""
+def kernels_facts(model: CostModel) -> list[dict[str, Any]]:
+    """Kernels of a plan with the time that the roofline of its GPU gives each; [] for others."""
     subject = model.subject
     gpu = RATES.get(subject.capability)
     if not subject.kernels or gpu is None:

@@ -99,10 +99,12 @@ def gpu_peaks(capability: str, precision: str) -> Peaks:
             f"compute capability {capability!r}: the rates of {', '.join(RATES)} are known; "
             "inspect an engine that was compiled for one of them"
         )
+    coded = rates.fp8 if precision == "fp8" else rates.int8
+    float_rates = {"fp32": rates.single, "int8": rates.int8, "fp8": rates.fp8}
     return Peaks(
         source=f"data sheet of {rates.name} ({capability})",
-        flops=rates.single if precision == "fp32" else rates.half,
-        integer_flops=rates.fp8 if precision == "fp8" else rates.int8,
+        flops=float_rates.get(precision, rates.half),
+        integer_flops=coded,
         copies=((1, rates.bandwidth),),
     )
 

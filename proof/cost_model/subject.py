@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ...compiler.precision import QUANTIZED
 from ...compiler.precisions.cost import RATES
 from ...engines.base import ENGINE_FACTS
 from ...engines.bundle import Bundle
 from ...engines.ort.backend import MODEL
 from ...errors import BundleError
 from ...graph.model import Graph
+from ...passes.pipeline import PassPipeline
+from ...passes.presets import Precision, lowering
 
 _RUN_BY_ORT = "ort-cpu"
 
@@ -85,13 +88,13 @@ def open_engine(path: Path, target: str | None = None) -> Costed:
     optimised = folder / MODEL
     if not optimised.is_file():
         facts = _facts(folder / ENGINE_FACTS)
-        note = f"{chosen}: a plan does not show its nodes; those of the canonical graph are counted"
+        graph, note = _lowered(source, chosen, entry.precision)
         return Costed(
             name=str(path),
             target=chosen,
             precision=entry.precision,
             path=canonical,
-            graph=source,
+            graph=graph,
             source=source,
             kernels=tuple(facts.get("kernel_list") or ()),
             capabilities=tuple(facts.get("compute_capabilities") or ()),
@@ -114,6 +117,16 @@ def open_engine(path: Path, target: str | None = None) -> Costed:
         source=source,
         notes=notes,
     )
+
+
+def _lowered(source: Graph, target: str, precision: str) -> tuple[Graph, str]:
+    """The graph a plan was built from, as far as the bundle's canonical graph can be lowered."""
+    passes = lowering(target.partition("@")[0], cast(Precision, precision))
+    graph = PassPipeline(passes, verify="off").run(source)
+    note = f"{target}: a plan does not show its nodes; those of the graph it was built from count"
+    if precision in QUANTIZED:
+        note += ", without what quantises: products move more bytes there than in the plan"
+    return graph, note
 
 
 def _facts(path: Path) -> dict[str, Any]:

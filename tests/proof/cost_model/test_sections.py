@@ -15,7 +15,7 @@ from fuselage.proof.cost_model.document import document
 from fuselage.proof.cost_model.examine import examine
 from fuselage.proof.cost_model.shape import CostShape
 from fuselage.proof.cost_model.stages import recorded, run_and_count
-from fuselage.proof.cost_model.subject import open_engine, open_file
+from fuselage.proof.cost_model.subject import Costed, open_engine, open_file
 
 from .conftest import Parse
 
@@ -69,6 +69,31 @@ def test_a_document_without_timings(block: Graph, tmp_path: Path) -> None:
     assert facts["fit"] is facts["errors"] is None
     assert facts["formulas"]["MatMul"] == "2 K |Y|"
     assert facts["unknown"] == []
+
+
+def test_nodes_of_a_plan_are_joined_with_its_kernels(block: Graph, tmp_path: Path) -> None:
+    path = block.save(tmp_path / "block.onnx")[0]
+    kernels = (
+        {"name": "k", "kind": "gemm", "dtypes": "Half|Half->Half", "nodes": ["n_u"], "profile": 0},
+        {"name": "f", "kind": "kgen", "dtypes": "Half->Half", "nodes": ["n_g"], "profile": 0},
+    )
+    plan = Costed(
+        name="bundle",
+        target="tensorrt",
+        precision="fp16",
+        path=path,
+        graph=Graph.load(path),
+        kernels=kernels,
+        capabilities=("SM89", "SM199"),
+    )
+    facts = document(examine(plan, CostShape(2, 5)))
+    nodes = {node["name"]: node for node in facts["nodes"]}
+    assert nodes["n_u"]["kernel"] == "k"
+    assert nodes["n_r"]["kernel"] is None
+    assert facts["peaks"]["source"] == "data sheet of L4 (SM89)"
+    # 2*5 tokens, [8, 16] in 16 bits: 10*8*2 + 8*16*2 + 10*16*2 bytes at 300 GB/s and a launch
+    assert facts["kernels"][0]["modelled_ms"] == pytest.approx(0.0025 + 736 / 300e9 * 1e3, abs=1e-6)
+    assert facts["kernels"][1]["nodes"] == ["n_g"]
 
 
 def test_an_engine_of_a_bundle_is_joined_with_its_source(bundle: Bundle) -> None:
