@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...engines.manifest import FileEntry, check_name
 from ...engines.strict_json import StrictObject, canonical_json, json_digest
@@ -61,14 +61,14 @@ class Entry:
             return _parse(folder, StrictObject(json.loads(text), str(path)))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-        except (OSError, ValueError, RecursionError, BundleError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, BundleError) as error:
             raise DamagedEntryError(f"{path}: expected the entry of a stage: {error}") from error
 
     def copy(self, name: str, destination: Path) -> None:
         """Copy a file out, hashing what is written; a file that is wrong is not left there.
 
         Raises:
-            DamagedEntryError: when the file is missing or not what was kept.
+            DamagedEntryError: when the file is missing, cannot be read or is not what was kept.
             OSError: when the destination cannot be written.
         """
         wanted = self.files[name]
@@ -77,8 +77,12 @@ class Entry:
             source = (self.folder / name).open("rb")
         except OSError as error:
             raise DamagedEntryError(f"{self.folder / name}: {error.strerror}") from error
-        with source:
-            found = _copy(source, destination)
+        try:
+            with source:
+                found = _copy(_from_cache(source), destination)
+        except DamagedEntryError:
+            destination.unlink(missing_ok=True)
+            raise
         if found != wanted:
             destination.unlink(missing_ok=True)
             raise DamagedEntryError(
@@ -130,7 +134,7 @@ def write_entry(
         destination = folder / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (source / name).open("rb") as opened:
-            if _copy(opened, destination) != file:
+            if _copy(_chunks(opened), destination) != file:
                 raise DamagedEntryError(f"{source / name}: changed while it was kept")
     (folder / ENTRY).write_text(text, encoding="ascii", newline="\n")
 
@@ -172,10 +176,23 @@ def _parse(folder: Path, body: StrictObject) -> Entry:
     return Entry(folder=folder, key=key, facts=facts, files=files, created=created)
 
 
-def _copy(source: Any, destination: Path) -> FileEntry:
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _from_cache(file: BinaryIO) -> Iterator[bytes]:
+    """What a file holds; a disk that cannot be read costs time, as any damage does."""
+    try:
+        yield from _chunks(file)
+    except OSError as error:
+        raise DamagedEntryError(f"{file.name}: cannot be read: {error.strerror}") from error
+
+
+def _copy(chunks: Iterable[bytes], destination: Path) -> FileEntry:
     sha, size = hashlib.sha256(), 0
     with destination.open("wb") as file:
-        while chunk := source.read(_CHUNK):
+        for chunk in chunks:
             sha.update(chunk)
             file.write(chunk)
             size += len(chunk)

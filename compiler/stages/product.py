@@ -129,7 +129,8 @@ class StageRunner:
         shutil.rmtree(product.folder, ignore_errors=True)
         for use in self.ledger:
             if use["key"] == product.key.digest:
-                use.update(reused=False, changed=["its entry in the cache was damaged"])
+                why = "its entry in the cache was damaged, or removed meanwhile"
+                use.update(reused=False, changed=[why])
         facts, files, _ = self._made(product.key, make, product.folder, Journal(Silent()))
         return facts, files
 

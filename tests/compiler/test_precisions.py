@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -219,3 +219,9 @@ def test_force_builds_and_times_every_candidate_anew(
     with pytest.raises(VerificationError, match="no precision answers like the model"):
         compare_precisions(asked, force=True)
     assert forced == [True] * 3
+
+
+def test_a_percent_at_a_small_batch_weighs_as_much_as_one_at_a_large_batch() -> None:
+    rows = [{"median_ms": 1.0}, {"median_ms": 100.0}]
+    found = precisions._timed({"latency": {"t": rows}}, cast("Any", None), "t")
+    assert found == (pytest.approx(10.0), "measured")

@@ -55,6 +55,11 @@ def test_several_are_taken_by_length() -> None:
             "sequences of 9 to 10 are in no profile",
         ),
         (
+            ("batch=1:1:1,sequence=1:8:8", "batch=1:1:1,sequence=10:12:16"),
+            BuildError,
+            "sequences of 9 to 9 are in no profile",
+        ),
+        (
             ("batch=1:1:2,sequence=1:8:8", "batch=3:3:3,sequence=9:12:16"),
             BuildError,
             "no batch is in every profile .* let each of them take a batch of 3",

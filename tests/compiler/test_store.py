@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuselage.calibration.statistics.profile_store import Collected
+from fuselage.compiler.cache import entry
 from fuselage.compiler.cache.changes import rebuilt_because
 from fuselage.compiler.cache.entry import DamagedEntryError, Entry, hash_files
 from fuselage.compiler.cache.eviction import items, remove_unused, shrink, sweep_dead
@@ -118,6 +121,20 @@ def test_a_file_that_is_not_what_was_kept_is_never_left_in_place(
         entry.copy("engine.plan", tmp_path / "copy")
 
 
+def test_a_disk_that_cannot_be_read_is_damage_and_nothing_half_copied_is_left(
+    store: Store, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: object) -> Iterator[bytes]:
+        yield b"pl"
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    found = keep(store, key(), product)
+    monkeypatch.setattr(entry, "_chunks", failing)
+    with pytest.raises(DamagedEntryError, match=r"engine\.plan: cannot be read: Input/output"):
+        found.copy("engine.plan", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_beyond_the_limit_what_was_not_used_for_longest_goes(store: Store, product: Path) -> None:
     (product / "engine.plan").write_bytes(bytes(2_000))
     for number in range(3):
@@ -188,6 +205,10 @@ def test_statistics_that_are_saved_push_out_what_was_not_used_for_longest(
     assert statistics.save("b" * 64, Collected(parts=({},), done=1))
     assert [store.find(key(task=n)) is not None for n in range(2)] == [False, True]
     assert len(list((store.root / "calibration").iterdir())) == 2
+    store.limit_bytes = 1
+    assert statistics.save("c" * 64, Collected(parts=({},), done=1))
+    (left,) = items(store.root)  # beyond the limit alone, and what a run goes on from
+    assert left.path.stem == "c" * 64
     assert calibration_store(None) is None
 
 
