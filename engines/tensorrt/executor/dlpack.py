@@ -134,6 +134,11 @@ def taken(name: str, tensor: DlpackTensor, stream: int | None) -> DeviceView:
         FeedError: when it is no DLPack tensor, or of a dtype numpy has not, or for the default
             stream of a thread.
     """
+    if stream is not None and (type(stream) is not int or stream < 0):
+        raise FeedError(
+            f"stream: expected the handle of a CUDA stream, a whole number (of PyTorch's: "
+            f"stream.cuda_stream), got {stream!r:.80}"
+        )
     if stream == PER_THREAD_STREAM:
         raise FeedError(PER_THREAD_REFUSAL)
     consumer = LEGACY_STREAM if stream is None else _PRODUCER_MUST_NOT_WAIT

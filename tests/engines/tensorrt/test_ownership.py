@@ -148,6 +148,12 @@ class TestOutputsOnTheGpu:
         with rig.open() as engine, pytest.raises(FeedError, match="stream 2 is another one"):
             engine.run_dlpack({"ids": tensor, "mask": tensor}, stream=2)
 
+    @pytest.mark.parametrize("stream", [-1, "7", 1.0, True], ids=repr)
+    def test_a_stream_is_a_handle(self, rig: Any, stream: Any) -> None:
+        tensor, *_ = borrowed(rig, np.zeros(4, np.float32))
+        with rig.open() as engine, pytest.raises(FeedError, match="the handle of a CUDA stream"):
+            engine.run_dlpack({"ids": tensor, "mask": tensor}, stream=stream)
+
     def test_a_stream_that_records_a_graph_is_refused(self, rig: Any) -> None:
         tensor, _, stream = borrowed(rig, np.ones((2, 3), np.int64))
         facade = Cuda(rig.cuda)
