@@ -34,6 +34,7 @@ from .errors import (
     VerificationError,
 )
 from .proof.comparing.api import compare
+from .proof.reporting.api import report
 
 if TYPE_CHECKING:
     from .calibration.evaluation.records import EvaluationFile
@@ -65,6 +66,7 @@ __all__ = [
     "compare",
     "load",
     "pipeline",
+    "report",
 ]
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ import fuselage
 from fuselage import errors
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["bench", "build", "compare", "load", "pipeline"]
+VERBS = ["bench", "build", "compare", "load", "pipeline", "report"]
 ERRORS = [
     "BuildError",
     "BundleError",

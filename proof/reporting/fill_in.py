@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ...engines.bundle import SOURCE
 from ...errors import FuselageError
@@ -12,38 +13,54 @@ from .documents import Documents
 from .reader import Facts
 
 _LARGEST = 500_000_000
-"""Bytes of weights from which a comparison takes minutes."""
+"""Bytes of weights from which answers take minutes."""
+
+_SHAPE = "8x128"
+
+Told = Callable[[str], None]
 
 
-def with_comparison(
-    bundle: BundleFacts, documents: Documents, told: Callable[[str], None]
-) -> Documents:
-    """Compare the engines that run here with the bundle's own float graph.
+def fill_in(bundle: BundleFacts, documents: Documents, told: Told) -> Documents:
+    """Compare the engines that run here with the bundle's own float graph, and count what they do.
 
-    What cannot be compared is told, and stays a gap that the report names.
+    What cannot be made here is told, and stays a gap that the report names.
     """
-    blocker = _blocker(bundle)
-    if blocker is not None:
-        told(f"not compared: {blocker}")
-        return documents
+    found = dict(documents.found)
+    for kind, make in (("comparison", _compare), ("cost-model", _count)):
+        if kind in found:
+            continue
+        try:
+            found[kind] = Facts(make(bundle, told), kind)
+        except FuselageError as error:
+            told(f"no {kind}: {error}")
+    return Documents(found)
+
+
+def _compare(bundle: BundleFacts, told: Told) -> dict[str, Any]:
+    if SOURCE not in bundle.manifest.files:
+        raise FuselageError("the bundle has no float graph to compare with")
+    weights = bundle.report.part("model").number("weight_bytes") or 0
+    if weights > _LARGEST:
+        raise FuselageError(
+            f"{weights / 1e9:.1f} GB of weights take minutes; make one with fuselage compare"
+        )
     from ..comparing.document import comparison_document
     from ..comparing.run import ComparisonRequest, run_comparison
 
     told("comparing the engines with the bundle's float graph; --no-run leaves that out")
-    reference = Path(bundle.path) / SOURCE
-    request = ComparisonRequest(reference=f"ort:{reference}", candidates=[f"bundle:{bundle.path}"])
-    try:
-        found = comparison_document(run_comparison(request, told))
-    except FuselageError as error:
-        told(f"not compared: {error}")
-        return documents
-    return Documents({**documents.found, "comparison": Facts(found, "comparison")})
+    reference = f"ort:{Path(bundle.path) / SOURCE}"
+    request = ComparisonRequest(reference=reference, candidates=[f"bundle:{bundle.path}"])
+    return comparison_document(run_comparison(request, told))
 
 
-def _blocker(bundle: BundleFacts) -> str | None:
-    if SOURCE not in bundle.manifest.files:
-        return "the bundle has no float graph"
-    weights = bundle.report.part("model").number("weight_bytes") or 0
-    if weights > _LARGEST:
-        return f"{weights / 1e9:.1f} GB of weights take minutes; use fuselage compare"
-    return None
+def _count(bundle: BundleFacts, told: Told) -> dict[str, Any]:
+    from ...compiler.packages import REWRITING, require
+
+    require(REWRITING, "counting a graph")
+    from ..cost_model.document import document
+    from ..cost_model.examine import examine
+    from ..cost_model.shape import CostShape
+    from ..cost_model.subject import open_engine
+
+    told("counting what every node does; --no-run leaves that out")
+    return document(examine(open_engine(Path(bundle.path)), CostShape.parse(_SHAPE)))

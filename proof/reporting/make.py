@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import FuselageError
 from .bundle_facts import BundleFacts
 from .documents import read_documents
-from .fill_in import with_comparison
+from .fill_in import fill_in
 from .page import render_page, report_data
 
 Told = Callable[[str], None]
@@ -69,8 +69,8 @@ def make_report(request: ReportRequest, told: Told = lambda _: None) -> MadeRepo
     bundles = [
         BundleFacts.read(path, label) for path, label in zip(request.bundles, labels, strict=True)
     ]
-    if request.run and not documents.comparison:
-        documents = with_comparison(bundles[0], documents, told)
+    if request.run:
+        documents = fill_in(bundles[0], documents, told)
     text = render_page(bundles, documents)
     return MadeReport(bytes=_write(text, request.out), data=report_data(bundles, documents))
 

@@ -71,7 +71,7 @@ def make_chapter(bundle: BundleFacts, documents: Documents) -> Chapter:
         calibration=make_calibration(bundle),
         latency=first_idea(bundle),
         kernels=make_kernels(bundle),
-        provenance=make_provenance(bundle),
+        provenance=make_provenance(bundle, documents),
     )
 
 

@@ -50,12 +50,13 @@ def draw_roofline(
                 color=colour("n1"), linewidth=1.3,
             )  # fmt: skip
             axes.annotate(
-                f"{roof.name} {roof.flops / 1e9:,.0f} Gop/s", (high, roof.flops), (0, 5),
-                textcoords="offset points", ha="right", color=colour("soft"), fontsize=10.5,
+                f"{roof.name} {roof.flops / 1e9:,.0f} Gop/s", (ridge, roof.flops), (2, 5),
+                textcoords="offset points", ha="left", color=colour("soft"), fontsize=10.5,
             )  # fmt: skip
+        ridge = roofs[0].flops / bandwidth
         axes.annotate(
-            f"memory {bandwidth / 1e9:,.0f} GB/s", (low * 1.3, low * 1.3 * bandwidth), (12, -2),
-            textcoords="offset points", ha="left", color=colour("soft"), fontsize=10.5,
+            f"memory {bandwidth / 1e9:,.0f} GB/s", (ridge / 6, ridge / 6 * bandwidth), (-8, 4),
+            textcoords="offset points", ha="right", color=colour("soft"), fontsize=10.5,
         )  # fmt: skip
         axes.scatter(
             [point.intensity for point in points], [point.rate for point in points],

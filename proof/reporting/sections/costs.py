@@ -52,7 +52,9 @@ def _summary(document: Facts) -> str:
         f"operations over {numerals.size(moved)}; the machine cannot do it in less than "
         f"{numerals.milliseconds(totals.number('floor_ms'))}."
     ]
-    if "measured_ms" in totals:
+    if "measured_ms" not in totals:
+        said.append("Nothing was timed: times and shares are those of this floor.")
+    else:
         said.append(f"It took {numerals.milliseconds(totals.number('measured_ms'))}.")
     if errors:
         said.append(
@@ -117,7 +119,7 @@ def _plots(document: Facts, nodes: Sequence[Facts]) -> list[Plot]:
         if (rate := peaks.number(key))
     ]
     roofs.sort(key=lambda roof: roof.flops)
-    if points and rates and roofs:
+    if points and rates and roofs and "measured_ms" in document.part("totals"):
         plots.append(
             Plot(
                 "Roofline.",

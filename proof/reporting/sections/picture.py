@@ -19,6 +19,7 @@ from ..operators import KINDS, Kind, kind_of
 
 _DRAWN_BLOCKS = 60
 _EXPORTED = "exporter"
+_COLUMNS = {_EXPORTED: "exported", CANONICAL: "canonical"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def make_picture(bundle: BundleFacts) -> PictureSection:
         )  # fmt: skip
     layers = [drawn for name in bundle.graphs if (drawn := _layer(bundle, name))]
     return PictureSection(
-        graphs=tuple(_title(name) for name in counts),
+        graphs=tuple(_COLUMNS.get(name, name) for name in counts),
         kinds=_kind_rows(counts),
         totals=tuple(numerals.count(count.total()) for count in counts.values()),
         grids=tuple(grids),
@@ -136,8 +137,8 @@ def _layer(bundle: BundleFacts, name: str) -> Drawing | None:
     alike = sum(1 for other in parts_of(outline) if _same(other, part))
     return Drawing(
         _title(name),
-        f"layer {part.layer.index}: {len(part.nodes)} nodes in {len(blocks)} blocks; "
-        f"{alike} layers have these operators",
+        f"layer {part.layer.index}, one of {alike} alike: {len(part.nodes)} nodes in "
+        f"{len(blocks)} blocks",
         svg,
     )
 
@@ -171,8 +172,8 @@ def _summary(bundle: BundleFacts) -> str:
         return "The nodes do not say which layer they belong to."
     said = " and ".join(f"{number} layers in {stack}" for stack, number in stacks.items())
     return (
-        f"{said[0].upper()}{said[1:]}. Each square is one node, in the order in which they run; "
-        "its colour says what it is for."
+        f"{said[0].upper()}{said[1:]}. Each square is one node, in the order in which they run "
+        "where nothing else is said; its colour says what it is for."
     )
 
 

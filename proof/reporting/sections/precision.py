@@ -144,6 +144,8 @@ def _summary(quantization: Facts) -> str:
     done, linears = quantization.count(name) or 0, quantization.count("linears") or 0
     edges = [e for e in quantization.parts("edges") if e.number("noise_share")]
     text = f"{done} of {linears} linears have {name} codes, {linears - done} stay float."
+    if done == linears:
+        text = f"All {linears} linears have {name} codes."
     if quantization.flag("weight_only"):
         return f"{text} Weights alone are quantised; activations stay float."
     if edges:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from .. import numerals
 from ..bundle_facts import BundleFacts
+from ..documents import Documents
 from ..tables import Table, columns
 
 
@@ -22,7 +24,7 @@ class Provenance:
     notes: tuple[str, ...]
 
 
-def make_provenance(bundle: BundleFacts) -> Provenance:
+def make_provenance(bundle: BundleFacts, documents: Documents) -> Provenance:
     """Tell where, with what, and how the bundle was made."""
     manifest = bundle.manifest
     return Provenance(
@@ -37,7 +39,7 @@ def make_provenance(bundle: BundleFacts) -> Provenance:
                 .content.items()
             ),
         ),
-        commands=_commands(bundle),
+        commands=_commands(bundle, documents),
         digests=(
             ("recipe", manifest.recipe_digest),
             ("model", manifest.model.digest),
@@ -64,16 +66,21 @@ def _environment(bundle: BundleFacts) -> Table:
     return Table(caption="Machine it was built on", columns=columns("what|value"), rows=rows)
 
 
-def _commands(bundle: BundleFacts) -> tuple[tuple[str, str], ...]:
+def _commands(bundle: BundleFacts, documents: Documents) -> tuple[tuple[str, str], ...]:
     build, is_whole = build_command(bundle)
     path = shlex.quote(bundle.path)
     said = "Build it again" if is_whole else "Build it again; give your own text for --text"
+    given = "".join(
+        f" --{kind} {shlex.quote(facts.where)}"
+        for kind, facts in documents.found.items()
+        if Path(facts.where).suffix == ".json"
+    )
     return (
         (said, build),
         ("Hash every file, and compare the engines with the model", f"fuselage verify {path}"),
         ("See what is in it", f"fuselage inspect {path} --full --all"),
         ("Answer a text", f'fuselage run {path} --text "..."'),
-        ("Make this report again", f"fuselage report {path} --out report.html"),
+        ("Make this report again", f"fuselage report {path}{given} --out report.html"),
     )
 
 

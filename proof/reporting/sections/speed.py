@@ -101,8 +101,8 @@ def _work_table(work: Facts, document: Facts) -> Table:
                 numerals.significant(found.number("sequences_per_second")),
                 numerals.significant(found.number("tokens_per_second")),
                 numerals.significant(found.number("cpu_seconds_per_1000")),
-                "reference" if name == reference else _ratio(verdict),
-                verdict.text("outcome") or ("" if name == reference else "not concluded"),
+                "1" if name == reference else _ratio(verdict),
+                verdict.text("outcome") or ("reference" if name == reference else "not concluded"),
             ]
         )
     number, tokens = work.count("sequences") or 0, work.number("tokens")
@@ -111,7 +111,7 @@ def _work_table(work: Facts, document: Facts) -> Table:
         f"{numerals.count(tokens)} real tokens a call",
         columns=columns(
             "candidate|#p50|#p90|#p95|#p99|#sequences/s|#tokens/s|#CPU s per 1,000|"
-            "#time by the reference's|verdict"
+            "#time, reference = 1|verdict"
         ),
         rows=rows,
     )

@@ -28,7 +28,7 @@ def test_what_cannot_be_compared_is_said_and_left_out(
 ) -> None:
     out = tmp_path / "r.html"
     assert run(["report", str(bundle), "--out", str(out)]) == 0
-    assert "not compared: " in capsys.readouterr().err
+    assert "no comparison: " in capsys.readouterr().err
     assert "No comparison beyond the build" in out.read_text("utf-8")
 
 

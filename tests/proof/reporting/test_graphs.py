@@ -140,7 +140,8 @@ def test_many_equal_layers_become_one_row() -> None:
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [("MatMul", "linear"), ("com.microsoft::MatMulIntegerToFloat", "linear"),
-     ("Gelu", "activation"), ("acme::Frobnicate", "other"), ("Reshape", "shape"), ("QuantizeLinear", "quantise")],
+     ("Gelu", "activation"), ("acme::Frobnicate", "other"), ("Reshape", "shape"),
+     ("QuantizeLinear", "quantise")],
 )  # fmt: skip
 def test_kinds_of_operators(operator: str, kind: str) -> None:
     assert kind_of(operator).key == kind
