@@ -83,6 +83,8 @@ SIGNATURES = {
     "threads=0, locate=True, trust=False)",
     "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
+    "report": "(bundle, other=None, *, out='report.html', comparison=None, evaluation=None, "
+    "benchmark=None, cost_model=None, run=True)",
 }
 
 
