@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ from pathlib import Path
 from ..errors import BundleError, DeviceError, FuselageError, MissingPackageError
 from .bare_folder import bare_manifest
 from .base import ENGINE_FACTS, Engine, EngineBackend, ExecutorOptions, LoadOptions
+from .bundle_files import check_hash, check_size, read_manifest
 from .bundle_writer import BundleWriter
 from .choice import FallbackWarning, PassedOver, asked_order, base_target, best_fit, preferred
-from .manifest import MANIFEST, FileEntry, Manifest, check_name
+from .manifest import MANIFEST, Manifest, check_name
 from .mismatch import Mismatch
-from .plain_file import check_inside, plain_file
+from .plain_file import check_inside
 from .targets import TARGETS, backend
 
 __all__ = ["SOURCE", "Bundle", "BundleWriter", "FallbackWarning"]
@@ -25,7 +25,8 @@ __all__ = ["SOURCE", "Bundle", "BundleWriter", "FallbackWarning"]
 SOURCE = "graph/model.onnx"
 """The canonical graph: fallback of the ONNX Runtime targets, and what a rebuild starts from."""
 
-_MANIFEST_BYTES = 16 << 20
+_ATTEMPTS = 20
+"""To open a bundle that others replace meanwhile: each takes them a build."""
 
 
 class Bundle:
@@ -69,14 +70,14 @@ class Bundle:
             )
         if not (root / MANIFEST).exists():
             return cls(root, bare_manifest(root, trust=trust), checked=False)
-        bundle = cls(root, _read_manifest(root))
-        for name, entry in bundle.manifest.files.items():
-            _check_size(root, name, entry)
-        for target in bundle.targets:
-            bundle._refuse_extras(bundle.manifest.targets[target].folder)
-        for unit in sorted({name.partition("/")[0] for name in bundle.manifest.files}):
-            if full or unit in bundle.manifest.files:
-                bundle._check(unit)
+        for attempt in range(_ATTEMPTS):
+            bundle = cls(root, read_manifest(root))
+            try:
+                bundle._check_whole(full=full)
+                break
+            except BundleError:
+                if attempt + 1 == _ATTEMPTS or not bundle._is_replaced():
+                    raise
         return bundle
 
     @property
@@ -144,7 +145,7 @@ class Bundle:
         folder = self.manifest.targets[name].folder
         facts = f"{folder}/{ENGINE_FACTS}"
         if facts in self.manifest.files:  # the rest of the folder is not read, and may be large
-            _check_hash(self.root / facts, self.manifest.files[facts])
+            check_hash(self.root / facts, self.manifest.files[facts])
         return _backend(name).mismatches(self.root / folder)
 
     def engine(
@@ -262,17 +263,43 @@ class Bundle:
             engine.notes = (note, *engine.notes)
         return engine
 
+    def _check_whole(self, *, full: bool) -> None:
+        """All sizes, the hash of every file at the top, and with `full` every other."""
+        for name, entry in self.manifest.files.items():
+            check_size(self.root, name, entry)
+        for target in self.targets:
+            self._refuse_extras(self.manifest.targets[target].folder)
+        for unit in sorted({name.partition("/")[0] for name in self.manifest.files}):
+            if full or unit in self.manifest.files:
+                self._hash(unit)
+
     def _check(self, unit: str) -> None:
         """Hash a file at the top, or all files of a folder, once."""
+        try:
+            self._hash(unit)
+        except BundleError as error:
+            if not self._is_replaced():
+                raise
+            raise BundleError(
+                f"{self.root}: was replaced by another bundle while it was open; open it again"
+            ) from error
+
+    def _hash(self, unit: str) -> None:
         if unit in self._sound:
             return
         if not self.checked:
             check_inside(self.root, self.root / unit)
         for name, entry in self.manifest.files.items():
             if name == unit or name.startswith(f"{unit}/"):
-                _check_size(self.root, name, entry)
-                _check_hash(self.root / name, entry)
+                check_size(self.root, name, entry)
+                check_hash(self.root / name, entry)
         self._sound.add(unit)
+
+    def _is_replaced(self) -> bool:
+        """Whether the folder is another bundle by now."""
+        with suppress(BundleError):
+            return self.checked and read_manifest(self.root) != self.manifest
+        return False
 
     def _refuse_extras(self, folder: str) -> None:
         for path, _, files in os.walk(self.root / folder):
@@ -296,45 +323,3 @@ def _blocker(name: str) -> str | None:
         return _backend(name).run_blocker()
     except FuselageError as error:
         return str(error)
-
-
-def _read_manifest(root: Path) -> Manifest:
-    path = root / MANIFEST
-    try:
-        if plain_file(root, path).st_size > _MANIFEST_BYTES:
-            raise BundleError(f"{path}: larger than {_MANIFEST_BYTES:,} bytes; not a manifest")
-        text = path.read_bytes().decode("ascii")
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path}: damaged: {error}; copy or build the bundle again") from error
-    return Manifest.from_json(text, str(path))
-
-
-def _check_size(root: Path, name: str, entry: FileEntry) -> None:
-    path = root / name
-    try:
-        found = plain_file(root, path)
-    except OSError as error:
-        raise BundleError(
-            f"{path}: the manifest lists it, but it is missing ({error.strerror}); "
-            "copy or build the bundle again"
-        ) from error
-    if found.st_size != entry.bytes:
-        raise BundleError(
-            f"{path}: expected a file of {entry.bytes:,} bytes, found {found.st_size:,}; "
-            "it is truncated or damaged, copy or build the bundle again"
-        )
-
-
-def _check_hash(path: Path, entry: FileEntry) -> None:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    if digest != entry.sha256:
-        raise BundleError(
-            f"{path}: sha256 is {digest[:12]}..., the manifest says {entry.sha256[:12]}...; "
-            "the file is damaged, copy or build the bundle again"
-        )

@@ -220,13 +220,13 @@ def test_a_damaged_engine_is_no_reason_to_fall_back(
 def test_a_blocked_plan_is_not_read(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, None)
     read: list[str] = []
-    real = module._check_hash
+    real = module.check_hash
 
     def check(path: Path, entry: Any) -> None:
         read.append(path.name)
         real(path, entry)
 
-    monkeypatch.setattr(module, "_check_hash", check)
+    monkeypatch.setattr(module, "check_hash", check)
     with Bundle.open(several).engine() as engine:
         assert engine.target == "ort-cpu"
     assert "engine.plan" not in read

@@ -353,13 +353,13 @@ def test_trust_does_not_loosen_a_bundle_with_a_manifest(folder: Path) -> None:
 
 def test_each_folder_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    real = module._check_hash
+    real = module.check_hash
 
     def count(path: Path, entry: Any) -> None:
         hashed.append(path.relative_to(folder).as_posix())
         real(path, entry)
 
-    monkeypatch.setattr(module, "_check_hash", count)
+    monkeypatch.setattr(module, "check_hash", count)
     bundle = Bundle.open(folder)
     assert sorted(hashed) == ["task.json", "tokenizer.json"]
     hashed.clear()
