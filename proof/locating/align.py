@@ -41,7 +41,7 @@ class Alignment:
     Attributes:
         marks: the landmarks, in order.
         run: index of a landmark -> its counterpart and error in the run itself.
-        local: the same, with everything before it exact.
+        local: the same, with everything before it exact; as in the run, where that is nearer.
         overflowed: landmarks of which a value of their shape, made of what comes before, holds NaN
             or infinity.
         infinite: values of the run itself that hold NaN or infinity, in topological order.
@@ -99,10 +99,22 @@ def _alignment(pairing: Pairing, run: dict[int, Pair], infinite: tuple[str, ...]
     return Alignment(
         marks=pairing.marks,
         run=run,
-        local=pairing.best,
+        local=_nearer(run, pairing.best),
         overflowed=frozenset(pairing.overflowed),
         infinite=infinite,
     )
+
+
+def _nearer(run: dict[int, Pair], local: dict[int, Pair]) -> dict[int, Pair]:
+    """What agrees in the run agrees, whatever a wrong cut before it makes of it."""
+    return {
+        index: min((pairs[index] for pairs in (local, run) if index in pairs), key=_error)
+        for index in run.keys() | local.keys()
+    }
+
+
+def _error(pair: Pair) -> float:
+    return pair.error
 
 
 def _pair(graph: Graph, pairing: Pairing, feeds: Feeds) -> None:
@@ -112,16 +124,17 @@ def _pair(graph: Graph, pairing: Pairing, feeds: Feeds) -> None:
 
 
 def _cuts(pairing: Pairing, most: float) -> dict[int, Pair]:
-    """The best landmark of each value that equals one up to an error."""
-    best: dict[str, int] = {}
-    for index, pair in sorted(pairing.best.items()):
-        whole = pairing.marks[index].array.size == int(np.prod(pair.shape))
-        if pair.form != "same" or pair.error > most or not whole:
-            continue
-        rival = best.get(pair.value)
-        if rival is None or pair.error < pairing.best[rival].error:
-            best[pair.value] = index
-    return {index: pairing.best[index] for index in sorted(best.values())}
+    """Values that equal a landmark up to an error, and are nearer to none in any form."""
+    owners: dict[str, int] = {}
+    for index in sorted(pairing.best, key=lambda one: (pairing.best[one].error, one)):
+        owners.setdefault(pairing.best[index].value, index)
+    return {
+        index: pair
+        for index in sorted(owners.values())
+        if (pair := pairing.best[index]).form == "same"
+        and pair.error <= most
+        and pairing.marks[index].array.size == int(np.prod(pair.shape))
+    }
 
 
 def _places(cuts: dict[int, Pair]) -> dict[int, str]:

@@ -16,6 +16,9 @@ _TIMES = 8.0
 MiniLM's kinds spread by up to 6 in INT8 and by 3 in float32. No more is conceded than so many times
 the roundings of the precision, because layers behind a gross fault are not all set right."""
 
+_CLEARLY = 0.5
+"""A value is the counterpart of the landmark it is nearest to, and of others about as near."""
+
 FLOORS: Mapping[str, float] = {
     "fp64": 4e-6,  # the reference is float32
     "fp32": 4e-6,
@@ -92,9 +95,8 @@ class _Judged:
         self._kinds: dict[str, list[int]] = {}
         for index, mark in enumerate(alignment.marks):
             self._kinds.setdefault(mark.kind, []).append(index)
-        self._last_in_run = max(
-            (one for one, pair in alignment.run.items() if pair.error <= PRESENT), default=-1
-        )
+        agreeing = (one for one, pair in alignment.run.items() if pair.error <= floor)
+        self._last_in_run = max(agreeing, default=-1)
         self._owners: dict[str, int] = {}
         for index in sorted(alignment.local, key=lambda one: alignment.local[one].error):
             self._owners.setdefault(alignment.local[index].value, index)
@@ -104,9 +106,13 @@ class _Judged:
         return self._alignment.local.get(index)
 
     def error(self, index: int) -> float:
-        """Local error, infinite when nothing has the shape of the landmark."""
+        """Local error; infinite when nothing has the landmark's shape, or what has is another's."""
         pair = self.pair(index)
-        return float("inf") if pair is None else pair.error
+        if pair is None:
+            return float("inf")
+        owner = self._owners[pair.value]
+        nearer = self._alignment.local[owner].error < _CLEARLY * pair.error
+        return float("inf") if nearer and pair.error > self._floor else pair.error
 
     def limit(self, index: int) -> float:
         """What the local error may be."""
@@ -147,9 +153,7 @@ class _Judged:
 
     def _errors(self, index: int) -> Iterator[float]:
         for other in self._others(index):
-            pair = self._alignment.local.get(other)
-            if pair is not None:
-                yield pair.error
+            yield self.error(other)
 
     def _others(self, index: int) -> list[int]:
         return [one for one in self._kinds[self._alignment.marks[index].kind] if one != index]
