@@ -15,6 +15,7 @@ MAX_DROP ?=
 MIN_SQNR ?= 20
 WEIGHTS ?= pretrained
 OUT ?=
+GATE ?=
 SEED ?= 0
 
 BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision $(PRECISION) --task $(TASK) \
@@ -27,7 +28,7 @@ TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine doctor bench families fuzz test test-all gpu-check lint format typecheck clean
+.PHONY: help setup engine compare doctor bench families fuzz test test-all gpu-check lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,11 @@ setup: $(VENV)/.installed  ## Make the virtual environment in .venv
 
 engine: $(VENV)/.installed  ## Compile MODEL into a verified bundle in OUT
 	@$(BUILD)
+
+compare: engine  ## Build MODEL and compare what its engines answer with PyTorch; GATE is a file of bounds
+	@$(BIN)/fuselage compare "torch:$(if $(filter random,$(WEIGHTS)),random:)$(MODEL)" \
+		"bundle:$(or $(OUT),build/$(notdir $(MODEL:%/=%)))" --task $(TASK) \
+		$(foreach file,$(TEXT),--text "$(file)") $(if $(GATE),--gate "$(GATE)")
 
 doctor: $(VENV)/.installed  ## Say what builds and runs on this machine
 	@$(BIN)/fuselage doctor
