@@ -67,10 +67,15 @@ class Measurement:
     def __post_init__(self) -> None:
         where = f"{self.choice}: {self.form}"
         for name, value in (("milliseconds", self.milliseconds), ("ratio", self.ratio)):
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not _is_positive(value):
                 raise ValueError(f"{where}: {name} of {value!r}")
-        if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
+        if len(self.shape) != 3 or not all(map(_is_positive, self.shape)):
             raise ValueError(f"{where}: a shape of {self.shape!r}")
+
+
+def _is_positive(value: object) -> bool:
+    """Whether it is a finite number above zero; JSON may hold anything."""
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
