@@ -1,8 +1,8 @@
 """Eight faults, each in one layer of a canonical graph: what goes wrong when models are converted.
 
 All but the overflow change what the graph computes. The overflow leaves the function as it is:
-values are enlarged by 2^17 and what reads them makes them small again, which float32 bears and
-float16 does not.
+weights are enlarged as far as float16 holds them, and what reads the products makes them small
+again, which float32 bears and float16 does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from fuselage.graph.model import Graph
 from fuselage.passes.lowering.convert_precision import ConvertPrecision
 from fuselage.passes.pipeline import PassPipeline
 
-ENLARGED = 2.0**17
+_LARGEST_WEIGHT = 60_000.0
+"""Just within float16; sums of products with such weights are not."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,13 @@ def overflow(graph: ir.Graph, layer: int) -> None:
     attention = _nth(graph, "Attention", layer)
     value = attention.inputs[2]
     assert value is not None
-    for node in _linear(value):
-        place = next(i for i, operand in enumerate(node.inputs) if _is_weight(operand))
-        _change(graph, node, place, lambda weight: weight * np.float32(ENLARGED))
+    linear = [(node, _weight_place(node)) for node in _linear(value)]
+    largest = max(np.abs(_weight(node, place)).max() for node, place in linear)
+    factor = np.float32(2.0 ** np.floor(np.log2(_LARGEST_WEIGHT / largest)))
+    for node, place in linear:
+        _change(graph, node, place, lambda weight: weight * factor)
     product = _reader(attention.outputs[0], "MatMul")
-    _change(graph, product, 1, lambda weight: weight / np.float32(ENLARGED))
+    _change(graph, product, 1, lambda weight: weight / factor)
 
 
 _ATTENTION = ("layer.{layer}.attention",)
@@ -215,9 +218,19 @@ def _change(
     """Give one node a weight of its own; others that share it keep theirs."""
     weight = node.inputs[place]
     assert weight is not None
-    assert weight.const_value is not None
-    changed = change(weight.const_value.numpy()).astype(np.float32)
+    changed = change(_weight(node, place)).astype(np.float32)
     node.replace_input_with(place, _constant(graph, f"{weight.name}.planted", changed))
+
+
+def _weight(node: ir.Node, place: int) -> NDArray[np.float32]:
+    weight = node.inputs[place]
+    assert weight is not None
+    assert weight.const_value is not None
+    return weight.const_value.numpy()
+
+
+def _weight_place(node: ir.Node) -> int:
+    return next(place for place, operand in enumerate(node.inputs) if _is_weight(operand))
 
 
 def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
