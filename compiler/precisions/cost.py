@@ -33,7 +33,7 @@ class GpuRates:
         half: operations a second with 16-bit operands.
         int8: with INT8 operands.
         fp8: with FP8 operands; that of `half` where it has no FP8.
-        single: with 32-bit operands, rounded to TF32 where it has that.
+        single: with 32-bit operands: engines keep them whole, without TF32.
         bandwidth: bytes a second.
     """
 
@@ -52,23 +52,23 @@ class GpuRates:
 
 
 RATES: Mapping[str, GpuRates] = {
-    # NVIDIA T4 Tensor Core GPU, data sheet; Turing has no TF32.
+    # NVIDIA T4 Tensor Core GPU, data sheet.
     "SM75": GpuRates(name="T4", half=65e12, int8=130e12, fp8=65e12, single=8.1e12, bandwidth=320e9),
     # NVIDIA A100 Tensor Core GPU, data sheet, column A100 80GB SXM.
     "SM80": GpuRates(
-        name="A100", half=312e12, int8=624e12, fp8=312e12, single=156e12, bandwidth=2039e9
+        name="A100", half=312e12, int8=624e12, fp8=312e12, single=19.5e12, bandwidth=2039e9
     ),
     # NVIDIA A10 Tensor Core GPU, data sheet.
     "SM86": GpuRates(
-        name="A10", half=125e12, int8=250e12, fp8=125e12, single=62.5e12, bandwidth=600e9
+        name="A10", half=125e12, int8=250e12, fp8=125e12, single=31.2e12, bandwidth=600e9
     ),
     # NVIDIA L4 Tensor Core GPU, data sheet, which gives rates with sparsity: half of them.
     "SM89": GpuRates(
-        name="L4", half=121e12, int8=242e12, fp8=242e12, single=60e12, bandwidth=300e9
+        name="L4", half=121e12, int8=242e12, fp8=242e12, single=30.3e12, bandwidth=300e9
     ),
     # NVIDIA H100 Tensor Core GPU, data sheet, column H100 SXM, with sparsity: half of them.
     "SM90": GpuRates(
-        name="H100", half=989e12, int8=1979e12, fp8=1979e12, single=494e12, bandwidth=3350e9
+        name="H100", half=989e12, int8=1979e12, fp8=1979e12, single=67e12, bandwidth=3350e9
     ),
     # NVIDIA RTX Blackwell GPU Architecture, white paper: GeForce RTX 5090, 32-bit accumulate.
     "SM120": GpuRates(

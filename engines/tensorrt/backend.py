@@ -266,6 +266,8 @@ def _builder_config(trt: Any, builder: Any, config: BuildConfig, targets: tuple[
     builder_config = builder.create_builder_config()
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     builder_config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
+    # It rounds fp32 operands to 10 bits of mantissa and is on by default; precision is the graph's.
+    builder_config.clear_flag(trt.BuilderFlag.TF32)
     set_flags(trt, builder_config, WeightMode.of(config))
     # Else a run may allocate: beyond what lanes are given, and no graph can record it. Weights that
     # stream need that.

@@ -80,6 +80,15 @@ def test_a_run_allocates_nothing_unless_weights_stream(streamed: bool) -> None:
     assert made.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION) is not streamed
 
 
+def test_float32_is_not_rounded_to_tf32() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = trt.Builder(make_logger(trt, LogLines(), verbose=False))
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)  # unless told otherwise
+    config = BuildConfig(profile=PROFILE)
+    made = backend_module._builder_config(trt, builder, config, ())
+    assert not made.get_flag(trt.BuilderFlag.TF32)
+
+
 def test_kernels_name_the_nodes_they_compute(graphs: ModuleType, build: Build) -> None:
     kernels = build(graphs.encoder(), "SM89")["kernel_list"]
     merged = [

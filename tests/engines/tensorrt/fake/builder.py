@@ -16,6 +16,7 @@ GARBAGE = "Failed to deserialize timing cache. Returning an empty timing cache."
 
 class BuilderFlag(enum.Enum):
     REFIT = 4
+    TF32 = 7
     STRIP_PLAN = 19
     REFIT_IDENTICAL = 20
     WEIGHT_STREAMING = 21
@@ -95,11 +96,14 @@ class BuilderConfig:
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
-        self._flags: set[BuilderFlag] = set()
+        self._flags = {BuilderFlag.TF32}
         self._timing_cache: Any = None
 
     def set_flag(self, flag: BuilderFlag) -> None:
         self._flags.add(flag)
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self._flags.discard(flag)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         """Taken."""
