@@ -17,6 +17,7 @@ from .roofline import Bottleneck, NodeFloor, bottlenecks, floors
 from .shape import CostShape, sizes_at
 from .subject import Costed
 
+_FEW = 3
 LONGEST = 256
 """Tokens of the longest text that is fitted on, where the model takes as many."""
 
@@ -185,8 +186,9 @@ def _check_sizes(cost: GraphCost, sizes: Mapping[str, int], shape: CostShape) ->
         except GraphError:
             unknown.append(size)
     if unknown:
+        more = f" and {len(unknown) - _FEW} more" if len(unknown) > _FEW else ""
         raise GraphError(
-            f"the costs depend on {', '.join(sorted(unknown))}, which no shape of the inputs gives "
+            f"the costs depend on {', '.join(sorted(unknown)[:_FEW])}{more}, which no shape gives "
             f"({shape} gives {', '.join(sorted(sizes)) or 'nothing'}): run fuselage optimize on "
             "the graph first, which names its sizes"
         )

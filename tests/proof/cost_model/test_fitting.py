@@ -91,6 +91,20 @@ def test_coefficients_are_never_negative() -> None:
     assert solved == pytest.approx([0.0, 2.0])  # the mean: a slope below 0 is not allowed
 
 
+def test_the_relative_error_is_least(block: Graph) -> None:
+    cost = count(block)
+    view = next(i for i, node in enumerate(cost.nodes) if node.kind == "view")
+    sizes = sizes_at(block, CostShape(1, 1))
+
+    def only(seconds: float) -> Observation:
+        times = [seconds if index == view else None for index in range(len(cost.nodes))]
+        return Observation("1x1", sizes, times, seconds)
+
+    model = fit(cost, [only(10e-6), only(30e-6)])
+    # sum of ((c - t) / t)^2 is least at c = (1/10 + 1/30) / (1/100 + 1/900); the mean would be 20
+    assert model.nodes(cost, sizes)[view] == pytest.approx(12e-6)
+
+
 def test_no_timings_are_refused(block: Graph) -> None:
     cost = count(block)
     with pytest.raises(CalibrationError, match="timings of at least one shape, got none"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fuselage.errors import DeviceError, FeedError
+from fuselage.errors import DeviceError, FeedError, GraphError
 from fuselage.graph.model import Graph
 from fuselage.proof.cost_model import measuring
 from fuselage.proof.cost_model.counting import count
@@ -133,6 +133,15 @@ def test_the_shape_asked_for_never_fits_the_model(path: Path) -> None:
     model = examine(open_file(path), asked, measured=True, threads=1, rounds=1, seconds=0.0)
     assert model.fitted is not None
     assert model.fitted.shapes == ("3x16", "16x16", "2x256")
+
+
+def test_sizes_that_depend_on_the_data_are_named(parse: Parse, tmp_path: Path) -> None:
+    graph = parse(
+        "g (float[batch, 4] x) => (int64[2, found] y) { y = NonZero(x) }",
+    )
+    path = graph.save(tmp_path / "found.onnx")[0]
+    with pytest.raises(GraphError, match=r"the costs depend on found, which no shape gives \(2x4"):
+        examine(open_file(path), CostShape(2, 4))
 
 
 def test_an_engine_of_a_gpu_is_not_timed_on_the_cpu(block: Graph, path: Path) -> None:

@@ -53,6 +53,9 @@ def test_classes_are_ranked_by_time(block: Graph) -> None:
     assert ranked[0].achieved == pytest.approx(least[slow].seconds / 1e-3)
     assert {row.name for row in ranked} >= {"MatMul [8, 8]", "MatMul [8, 16]", "MatMul [16, 8]"}
     assert sum(row.nodes for row in ranked) == len(cost.nodes)
+    bounds = {row.name: row.bound for row in ranked}
+    # 256 operations a token at 1e9 a second against 96 bytes at 1e9; 8 against 96
+    assert (bounds["MatMul [8, 16]"], bounds["Add"]) == ("compute", "memory")
     views = next(row for row in ranked if row.name == "Unsqueeze")
     assert (views.bound, views.floor) == ("none", 0.0)
 
