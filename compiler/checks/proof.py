@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from ...engines.text.encoder import TextEncoder, TruncationWarning
 from ...engines.text.task import TaskSpec
 from ...errors import VerificationError
 from ...graph.tensors import Array, Feeds, ShapeProfile, TensorSpec
-from ...passes.presets import Precision
+
+if TYPE_CHECKING:
+    from ...passes.presets import Precision
 
 TEXTS = (
     "ok",

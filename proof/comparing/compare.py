@@ -320,12 +320,13 @@ def _divergence(
         from ..locating.locate import locate_divergence
     except ImportError:
         return None, None, None
-    names = [case.name for case in cases]
     failure = found.failures[0]
-    case = cases[names.index(failure.case)] if failure.case in names else cases[0]
-    tolerance = next(o.bounds["relative"] for o in found.outputs if o.name == failure.output)
+    output = next(output for output in found.outputs if output.name == failure.output)
+    worst = failure.case or _worst_case("relative", output.cases, cases)
+    feeds = next((case.feeds for case in cases if case.name == worst), cases[0].feeds)
+    tolerance = output.bounds["relative"]
     try:
-        divergence = locate_divergence(reference, candidate, case.feeds, tolerance=tolerance)
+        divergence = locate_divergence(reference, candidate, feeds, tolerance=tolerance)
     except FuselageError as error:
         return None, None, f"the first layer that is off was not found: {error}"
     if divergence is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,39 @@ def test_kept_answers_stand_for_the_model(
     assert run([*arguments, "--save-reference", str(kept)]) == 0
     assert run(["compare", f"results:{kept}", f"bundle:{bundle.root}#ort-cpu"]) == 0
     assert run(["compare", f"results:{kept}", f"ort:{damaged_graph}"]) == 1
+
+
+def test_a_host_without_pytorch_compares_with_kept_answers(
+    model_folder: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    kept = tmp_path / "answers.npz"
+    arguments = ["compare", _torch(model_folder), f"bundle:{bundle.root}"]
+    assert run([*arguments, "--save-reference", str(kept)]) == 0
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript'):\n"
+        "    sys.modules[name] = None\n"
+        "from fuselage.compiler.cli import run\n"
+        f"sys.exit(run(['compare', 'results:{kept}', 'bundle:{bundle.root}']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PASS")
+
+
+def test_make_compare_passes_its_variables_on() -> None:
+    variables = ("MODEL=models/my", "TEXT=a.txt", "WEIGHTS=random", "GATE=g.toml", "TASK=embedding")
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "compare", *variables],
+        cwd=Path(fuselage.__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words = shlex.split(done.stdout.replace("\\\n", " ").splitlines()[-1])
+    assert words[1:] == [
+        "compare", "torch:random:models/my", "bundle:build/my", "--task", "embedding",
+        "--text", "a.txt", "--gate", "g.toml",
+    ]  # fmt: skip
 
 
 def test_texts_of_the_user_are_asked(
