@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class Rules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.iterations < 1 or self.rounds < 1:
+        if not 0 < self.seconds < math.inf or self.iterations < 1 or self.rounds < 1:
             raise FeedError(
                 "bench: expected seconds above 0 and at least 1 iteration and round, got "
                 f"{self.seconds}, {self.iterations} and {self.rounds}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Request:
 
     def __post_init__(self) -> None:
         checked_mode(self.mode)
-        if self.clients < 1 or (self.rate is not None and self.rate <= 0):
+        if self.clients < 1 or (self.rate is not None and not 0 < self.rate < math.inf):
             raise FeedError(
                 f"bench: expected at least 1 client and a rate above 0, got {self.clients} and "
                 f"{self.rate}"

@@ -223,6 +223,7 @@ def test_texts_need_a_tokenizer(onnx_file: Path) -> None:
     [
         ({"mode": "serve"}, "mode: expected one of engine, e2e, pipeline, got 'serve'"),
         ({"clients": 0}, "at least 1 client and a rate above 0, got 0 and None"),
+        ({"rate": float("inf")}, "at least 1 client and a rate above 0, got 1 and inf"),
         ({"rate": 0.0}, "at least 1 client and a rate above 0, got 1 and 0.0"),
         ({"floor": 1.5}, "floor: expected a share from 0 to below 1, got 1.5"),
     ],

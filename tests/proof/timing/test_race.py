@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,9 +125,10 @@ def test_garbage_is_left_alone_meanwhile_and_collected_again_after(clock: FakeCl
 
 
 @pytest.mark.parametrize(
-    "rules", [{"seconds": 0}, {"seconds": -1}, {"iterations": 0}, {"rounds": 0}]
+    "rules",
+    [{"seconds": 0}, {"seconds": -1}, {"seconds": float("nan")}, {"iterations": 0}, {"rounds": 0}],
 )
-def test_a_race_without_length_is_refused(rules: dict[str, int]) -> None:
+def test_a_race_without_length_is_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(FeedError, match="expected seconds above 0 and at least 1 iteration"):
         Rules(**rules)
 
@@ -171,7 +173,7 @@ def slowed(period: float, factor: float) -> Callable[[int, random.Random], float
 def test_equals_under_a_neighbour_are_no_difference(period: float, factor: float) -> None:
     """The bar is 1 in 20."""
     wrong = 0
-    for seed in range(40):
+    for seed in range(30):
         clock, rng = FakeClock(), random.Random(seed)
         noise = slowed(period, factor)
         calls = {
@@ -181,7 +183,7 @@ def test_equals_under_a_neighbour_are_no_difference(period: float, factor: float
         turns = race(calls, clock, Rules(seconds=1, seed=seed))
         a, b = (round_times(turns[name], Sequential()) for name in "ab")
         wrong += judge(b, a).outcome != "no difference"
-    assert wrong <= 2
+    assert wrong <= 1
 
 
 def test_a_fixed_ratio_repeats_within_three_percent_under_a_neighbour() -> None:
