@@ -169,11 +169,18 @@ def slowed(period: float, factor: float) -> Callable[[int, random.Random], float
     return noise
 
 
+@pytest.fixture
+def _uncollected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection before each of many races would be all they take."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+@pytest.mark.usefixtures("_uncollected")
 @pytest.mark.parametrize(("period", "factor"), [(0.17, 1.8), (0.6, 3.0), (5.0, 2.0)])
 def test_equals_under_a_neighbour_are_no_difference(period: float, factor: float) -> None:
     """The bar is 1 in 20."""
     wrong = 0
-    for seed in range(30):
+    for seed in range(40):
         clock, rng = FakeClock(), random.Random(seed)
         noise = slowed(period, factor)
         calls = {
@@ -183,9 +190,10 @@ def test_equals_under_a_neighbour_are_no_difference(period: float, factor: float
         turns = race(calls, clock, Rules(seconds=1, seed=seed))
         a, b = (round_times(turns[name], Sequential()) for name in "ab")
         wrong += judge(b, a).outcome != "no difference"
-    assert wrong <= 1
+    assert wrong <= 2
 
 
+@pytest.mark.usefixtures("_uncollected")
 def test_a_fixed_ratio_repeats_within_three_percent_under_a_neighbour() -> None:
     ratios = []
     for seed in range(5):
