@@ -337,6 +337,8 @@ class TestPlans:
         np.testing.assert_allclose(outputs(bundle), outputs(plain), atol=1e-6)
         facts = json.loads((bundle / "tensorrt" / "engine.json").read_text())
         assert facts["weights"]["refit"] == "identical"
+        assert all(entry["shared"] for entry in facts["weight_table"])
+        assert not (bundle / "tensorrt" / "engine.weights").exists()
         (bundle / "graph" / "model.weights").write_bytes(b"gone")
         with pytest.raises(BundleError, match=r"graph/model.weights"):
             outputs(bundle)
