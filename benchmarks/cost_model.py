@@ -119,6 +119,8 @@ def main() -> int:
     print(f"\n{time.perf_counter() - started:.0f} s; load {host.load_average()} at the end")
     for failure in failures:
         print(f"missed: {failure}")
+    if failures and (load or 0.0) > host.physical_cores() / 2:
+        print("the machine was busy when this began: run it again when nothing else does")
     if arguments.json is not None:
         facts = {"load": load, "failures": failures, "results": results}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")

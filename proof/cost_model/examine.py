@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...engines import host
 from ...errors import DeviceError, GraphError
 from .counting import GraphCost, count, sizes_of
 from .fitting import Fit, NodeTimes, Observation, Sizes, fit
@@ -106,7 +107,7 @@ def examine(
             "leave --measure out, or name --target ort-cpu"
         )
     cost, sizes = count(subject.graph), sizes_at(subject.graph, shape)
-    notes = [*subject.notes, *_unknown(cost)]
+    notes = [*subject.notes, *_unknown(cost), *_doubts(subject, measured=measured)]
     _check_sizes(cost, sizes, shape)
     peaks = _peaks(subject, threads)
     observed, fitted, verdict = None, None, None
@@ -192,6 +193,17 @@ def _check_sizes(cost: GraphCost, sizes: Mapping[str, int], shape: CostShape) ->
             f"({shape} gives {', '.join(sorted(sizes)) or 'nothing'}): run fuselage optimize on "
             "the graph first, which names its sizes"
         )
+
+
+def _doubts(subject: Costed, *, measured: bool) -> list[str]:
+    """Why times or floors should not be trusted."""
+    found = []
+    load, cores = host.load_average(), host.physical_cores()
+    if measured and load is not None and load > cores:
+        found.append(f"the machine is busy (load {load:.1f} on {cores} cores): times are too long")
+    if subject.on_gpu and not subject.capabilities:
+        found.append(f"the engine names no GPU: floors are those of {subject.capability}")
+    return found
 
 
 def _unknown(cost: GraphCost) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_nodes_of_a_plan_are_joined_with_its_kernels(block: Graph, tmp_path: Pat
     # 2*5 tokens, [8, 16] in 16 bits: 10*8*2 + 8*16*2 + 10*16*2 bytes at 300 GB/s and a launch
     assert facts["kernels"][0]["modelled_ms"] == pytest.approx(0.0025 + 736 / 300e9 * 1e3, abs=1e-6)
     assert facts["kernels"][1]["nodes"] == ["n_g"]
+    assert facts["notes"] == []
+    unnamed = examine(replace(plan, capabilities=()), CostShape(2, 5))
+    assert unnamed.notes == ("the engine names no GPU: floors are those of SM90",)
 
 
 def test_an_engine_of_a_bundle_is_joined_with_its_source(bundle: Bundle) -> None:
