@@ -69,6 +69,8 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
             results = [replace(result, verdicts={}) for result in results]
         return Benchmark(
             request=request,
+            subjects={entry.name: entry.described for entry in entries},
+            precisions={c.name: c.subject.precision for c in candidates if c.name not in skipped},
             environment=environment | {"load_average_after": host.load_average()},
             business=during,
             results=tuple(results),

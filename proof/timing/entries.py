@@ -36,6 +36,11 @@ class Entry:
     trust: bool = False
     folder: str = ""
 
+    @property
+    def described(self) -> str:
+        """The subject in full, or the baseline and its model."""
+        return self.form if self.model is None else f"{self.form} of {self.model.name}"
+
     def open(self) -> Candidate:
         """Open it.
 

@@ -49,6 +49,8 @@ class Benchmark:
 
     Attributes:
         request: what was asked for.
+        subjects: candidate -> its subject in full, or the model of a baseline.
+        precisions: candidate -> what it computes in, None where that is not known.
         environment: see `machine`, with ``business``.
         business: what others did meanwhile.
         results: one a piece of work.
@@ -60,6 +62,8 @@ class Benchmark:
     """
 
     request: Request
+    subjects: Mapping[str, str]
+    precisions: Mapping[str, str | None]
     environment: Mapping[str, object]
     business: Business
     results: tuple[WorkResult, ...]
@@ -86,6 +90,10 @@ class Benchmark:
             "rules": asdict(request.rules) | {"floor": request.floor},
             "texts": self.texts,
             "reference": self.reference,
+            "candidates": {
+                name: {"subject": self.subjects[name], "precision": precision}
+                for name, precision in self.precisions.items()
+            },
             "concluded": not during.is_busy,
             "works": [_work(result) for result in self.results],
             "memory": {name: _memory(found) for name, found in self.memory.items()},

@@ -52,6 +52,10 @@ def test_two_candidates_on_the_sizes_of_the_profile(bundle: Path, onnx_file: Pat
     assert (document["schema"], document["kind"]) == (1, "benchmark")
     assert [work["name"] for work in document["works"]] == ["1x8", "2x8"]
     assert document["reference"] == "tiny"
+    assert document["candidates"] == {
+        "tiny": {"subject": f"bundle:{bundle}", "precision": "fp32"},
+        "tiny.onnx": {"subject": f"ort:{onnx_file}", "precision": None},
+    }
     first, second = document["works"]
     assert list(first["candidates"]) == ["tiny", "tiny.onnx"]
     assert (second["sequences"], second["tokens"], second["fill"]) == (2, 16, 1.0)
