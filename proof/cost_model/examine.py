@@ -68,9 +68,9 @@ class CostModel:
 def fit_shapes(longest: int = LONGEST) -> tuple[CostShape, ...]:
     """The three shapes a model is fitted on.
 
-    A few short texts, where constants and weights decide; many short texts; and as long texts as
-    the model takes, twice as many tokens. The latter two tell what grows with the tokens from what
-    grows with their square: attention sees 16 times the scores at twice the tokens.
+    A few short texts, where constants and weights decide; many short texts; and texts as long as
+    the model takes, with twice as many tokens. The latter two tell what grows with the tokens from what
+    grows with the square of a length: twice the tokens have 32 times the scores.
     """
     longest = max(4, min(LONGEST, longest))
     short = max(2, longest // 16)

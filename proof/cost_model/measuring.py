@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,15 +115,17 @@ def _turn(
 
 
 def _runs(events: Sequence[Mapping[str, Any]], graph: Graph) -> list[list[float | None]]:
-    """Seconds of the graph's nodes, one list a call; a call's events end with ``model_run``."""
+    """Seconds of the graph's nodes, one list a call.
+
+    Events are written as they end, so those of a call come before its ``model_run``. Their times
+    are cut to microseconds, so sorting by them would move the last node behind it.
+    """
     nodes = [(node.name or "", node.op_type) for node in graph.model.graph]
-    names = [name for name, _ in nodes]
-    unique = {name: index for index, name in enumerate(names) if name and names.count(name) == 1}
+    uses = Counter(name for name, _ in nodes)
+    unique = {name: index for index, (name, _) in enumerate(nodes) if name and uses[name] == 1}
     runs: list[list[float | None]] = []
     current: list[float | None] = [None] * len(nodes)
-    for event in sorted(
-        events, key=lambda event: float(event.get("ts", 0)) + float(event.get("dur", 0))
-    ):
+    for event in events:
         if event.get("name") == "model_run":
             runs.append(current)
             current = [None] * len(nodes)
