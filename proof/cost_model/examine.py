@@ -69,8 +69,8 @@ def fit_shapes(longest: int = LONGEST) -> tuple[CostShape, ...]:
     """The three shapes a model is fitted on.
 
     A few short texts, where constants and weights decide; many short texts; and texts as long as
-    the model takes, with twice as many tokens. The latter two tell what grows with the tokens from what
-    grows with the square of a length: twice the tokens have 32 times the scores.
+    the model takes, with twice as many tokens. The latter two tell what grows with the tokens from
+    what grows with the square of a length: twice the tokens have 32 times the scores.
     """
     longest = max(4, min(LONGEST, longest))
     short = max(2, longest // 16)
