@@ -41,9 +41,9 @@ class InnerValues:
         self.names = tuple(self._nodes) if names is None else tuple(names)
         self._session = GraphSession(graph, self.names)
 
-    def node_of(self, name: str) -> ir.Node:
-        """The node that gives a value."""
-        return self._nodes[name]
+    def name_of(self, name: str) -> str:
+        """Name of the node that gives a value."""
+        return node_name(self._nodes[name])
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> Iterator[tuple[str, Array]]:
         """Values in topological order; the graph runs once for every 256 MiB of them.
@@ -82,3 +82,8 @@ def _may_be_float(value: ir.Value) -> bool:
     if isinstance(value.type, ir.SequenceType | ir.OptionalType):
         return False
     return value.dtype in _FLOATS
+
+
+def node_name(node: ir.Node) -> str:
+    """Name of a node; what it gives, where it has none."""
+    return node.name or f"the one that gives {node.outputs[0].name}"

@@ -90,7 +90,7 @@ def graph_file(subject: Subject) -> Path | None:
 def _of_graph(path: Path, feeds: Feeds) -> Iterator[tuple[str, str, Array]]:
     with InnerValues(widen_bfloat16(Graph.load(path))) as inner:
         for value, array in inner.run(feeds):
-            yield inner.node_of(value).name, value, array
+            yield inner.name_of(value), value, array
 
 
 def _landmark(layer: str, tensor: str, array: Array, tokens: Tokens) -> Landmark | None:

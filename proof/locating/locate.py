@@ -6,14 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import onnx_ir as ir
-
 from ...compiler.checks.widen import widen_bfloat16
 from ...errors import CalibrationError, FeedError, GraphError, VerificationError
 from ...graph.model import Graph
 from ...graph.tensors import Feeds
 from ..subjects.base import Subject, chosen_feeds
 from .align import Alignment, align
+from .inner_values import node_name
 from .judge import FLOORS, PRESENT, Finding, first_off, furthest
 from .landmarks import graph_file, landmarks
 from .pairing import Pair
@@ -143,8 +142,9 @@ def _place(alignment: Alignment, floor: float) -> tuple[int, str | None] | None:
 
 def _precision(candidate: Subject, graph: Graph) -> str:
     """What the candidate rounds to: as it says, or as its operators and dtypes do."""
-    if candidate.precision in FLOORS:
-        return candidate.precision
+    said = candidate.precision
+    if said is not None and said in FLOORS:
+        return said
     operators = graph.op_counts
     if any("Integer" in name or name == "QuantizeLinear" for name in operators):
         return "int8"
@@ -172,13 +172,13 @@ def _divergence(
         layer=mark.layer,
         tensor=mark.tensor,
         value=None if suspect is None else suspect.value,
-        node=None if node is None else _name(node),
+        node=None if node is None else node_name(node),
         operator=None if node is None else node.op_type,
         error=None if suspect is None else _finite(suspect.error),
         limit=finding.limit,
         error_in_run=None if in_run is None else _finite(in_run.error),
         agreed=alignment.marks[finding.agreed[-1]].layer if finding.agreed else None,
-        not_finite=None if first is None else _name(nodes[first]),
+        not_finite=None if first is None else node_name(nodes[first]),
         gradual=finding.gradual,
         landmarks=len(alignment.marks),
         found=sum(pair.error <= PRESENT for pair in alignment.local.values()),
@@ -188,7 +188,3 @@ def _divergence(
 
 def _finite(error: float) -> float | None:
     return error if math.isfinite(error) else None
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or f"the one that gives {node.outputs[0].name}"

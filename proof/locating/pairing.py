@@ -85,7 +85,7 @@ class Pairing:
     def equal(self, values: Iterable[tuple[str, Array]]) -> None:
         """Look for values that equal a landmark; the earlier of two equal ones is kept."""
         for name, array in values:
-            if not np.all(array < np.inf):
+            if not np.less(array, np.inf).all():
                 self._note_infinite(name, array)
                 continue
             for layout, rows in self._forms(array):
