@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from .blocks import Block
+from .blocks import Block, main_input
 from .operators import BY_KEY
 
 WIDTH = 440.0
 _GAP, _ROW_GAP, _TALL, _THIN, _LANE, _TOP = 10.0, 22.0, 42.0, 24.0, 14.0, 40.0
-_WIDEST, _MARGIN = 158.0, 34.0
+_WIDEST, _MARGIN, _WIDE_MARGIN = 158.0, 34.0, 66.0
+_CROWD = 4
+"""Boxes that a row can hold."""
+
 _LETTER = 6.4
 """Width of a letter of a title, to know what fits a box."""
+
+_ASIDE = {"RotaryEmbedding": "angles", "Attention": "mask", "MultiHeadAttention": "mask"}
+"""What a block reads from outside of the way through the layer."""
 
 _START = -1
 """Index of what enters the layer."""
@@ -44,6 +51,12 @@ class _Picture:
     height: float = 0.0
 
 
+def is_drawable(blocks: list[Block]) -> bool:
+    """Whether no row would be too crowded to read."""
+    rows = Counter(box.row for box in _lay_out(blocks).boxes)
+    return bool(rows) and max(rows.values()) <= _CROWD
+
+
 def draw_layer(blocks: list[Block], title: str, description: str, key: str) -> Markup:
     """The picture of a layer.
 
@@ -71,15 +84,14 @@ def _lay_out(blocks: list[Block]) -> _Picture:
     makers: dict[str, int] = {}
     boxes: list[_Box] = []
     edges: list[tuple[int, int]] = []
-    main = next((name for block in blocks for name in block.inputs), "")
+    main = main_input(blocks)
     picture = _Picture(boxes, [], [])
     for index, block in enumerate(blocks):
         inner = sorted({makers[name] for name in block.inputs if name in makers})
         edges += [(source, index) for source in inner]
-        outer = [name for name in block.inputs if name not in makers]
-        if main in outer:
+        if main in block.inputs:
             edges.append((_START, index))
-        if set(outer) - {main}:
+        if block.aside:
             picture.stubs.append(index)
         boxes.append(_Box(block, 1 + max((boxes[source].row for source in inner), default=0)))
         makers.update(dict.fromkeys(block.outputs, index))
@@ -106,7 +118,8 @@ def _place(picture: _Picture) -> None:
     for box in picture.boxes:
         by_row[box.row].append(box)
     lanes = 1 + max((lane for _, _, lane in picture.jumps), default=-1)
-    room = WIDTH - _MARGIN - 4 - lanes * _LANE
+    margin = _WIDE_MARGIN if _has_crowded_stub(picture, by_row) else _MARGIN
+    room = WIDTH - margin - 4 - lanes * _LANE
     y = _TOP
     for row in sorted(by_row):
         line = by_row[row]
@@ -115,10 +128,14 @@ def _place(picture: _Picture) -> None:
         for index, box in enumerate(line):
             box.width = width
             box.height = _THIN if box.block.thin else _TALL
-            box.x = _MARGIN + room / 2 + (index - (len(line) - 1) / 2) * (width + _GAP)
+            box.x = margin + room / 2 + (index - (len(line) - 1) / 2) * (width + _GAP)
             box.y = y + (tall - box.height) / 2
         y += tall + _ROW_GAP
     picture.height = y + 18
+
+
+def _has_crowded_stub(picture: _Picture, by_row: Mapping[int, list[_Box]]) -> bool:
+    return any(len(by_row[picture.boxes[index].row]) > 1 for index in picture.stubs)
 
 
 def _draw_edges(picture: _Picture, arrow: str) -> list[Markup]:
@@ -139,7 +156,9 @@ def _draw_edges(picture: _Picture, arrow: str) -> list[Markup]:
         start = (centre, 24.0) if source == _START else _right(picture.boxes[source])
         aside = WIDTH - 6 - lane * _LANE
         drawn.append(line.format(_detour(start, _right(picture.boxes[target]), aside), arrow))
-    drawn += [_stub(picture.boxes[index], line, arrow) for index in picture.stubs]
+    first = {box.row: box for box in reversed(picture.boxes)}
+    stubs = [picture.boxes[index] for index in picture.stubs]
+    drawn += [_stub(box, line, arrow) for box in stubs if first[box.row] is box]
     last = picture.boxes[-1]
     down = f"M{last.x:.1f} {last.y + last.height:.1f}V{picture.height - 20:.1f}"
     drawn.append(line.format(down, arrow))
@@ -150,7 +169,7 @@ def _draw_edges(picture: _Picture, arrow: str) -> list[Markup]:
 def _stub(box: _Box, line: Markup, arrow: str) -> Markup:
     """A value that does not come from this layer enters from the left."""
     left, middle = box.x - box.width / 2, box.y + box.height / 2
-    word = "mask" if box.block.kind == "attention" else "shared"
+    word = _ASIDE.get(box.block.title, "shared")
     text = Markup('<text class="end" style="text-anchor:end" x="{:g}" y="{:g}">{}</text>')
     path = f"M{left - 26:.1f} {middle:.1f}H{left - 1:.1f}"
     return line.format(path, arrow) + text.format(left - 31, middle + 4, word)

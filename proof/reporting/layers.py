@@ -74,7 +74,9 @@ def parts_of(outline: Outline) -> tuple[Part, ...]:
         else:
             (behind if _reads_layers(node, layers, behind) else before).append(node)
     parts = [Part(None, tuple(before))] if before else []
-    parts += [Part(layer, tuple(nodes)) for layer, nodes in inside.items()]
+    stacks = list(dict.fromkeys(layer.stack for layer in inside))
+    order = sorted(inside, key=lambda layer: (stacks.index(layer.stack), layer.index))
+    parts += [Part(layer, tuple(inside[layer])) for layer in order]
     return (*parts, Part(None, tuple(behind))) if behind else tuple(parts)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
-_THIN = "\N{NARROW NO-BREAK SPACE}"
+_SPACE = "\N{NO-BREAK SPACE}"
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -55,7 +56,7 @@ def size(value: float | None) -> str:
     power = 0
     while value >= 999.5 and power < len(_SIZES) - 1:
         value, power = value / 1000, power + 1
-    return f"{count(value) if power == 0 else significant(value)}{_THIN}{_SIZES[power]}"
+    return f"{count(value) if power == 0 else significant(value)}{_SPACE}{_SIZES[power]}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -65,8 +66,8 @@ def milliseconds(value: float | None) -> str:
     if value >= 1000:
         return seconds(value / 1000)
     if value < 1:
-        return f"{significant(value * 1000)}{_THIN}µs"
-    return f"{significant(value)}{_THIN}ms"
+        return f"{significant(value * 1000)}{_SPACE}µs"
+    return f"{significant(value)}{_SPACE}ms"
 
 
 def seconds(value: float | None) -> str:
@@ -74,8 +75,8 @@ def seconds(value: float | None) -> str:
     if value is None:
         return DASH
     if value < 0.1:
-        return f"{significant(value * 1000, 2)}{_THIN}ms"
-    return f"{significant(value, 2 if value < 10 else 3)}{_THIN}s"
+        return f"{significant(value * 1000, 2)}{_SPACE}ms"
+    return f"{significant(value, 2 if value < 10 else 3)}{_SPACE}s"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -83,25 +84,26 @@ def percent(share: float | None, digits: int = 2) -> str:
     if share is None:
         return DASH
     if share == 0:
-        return f"0{_THIN}%"
+        return f"0{_SPACE}%"
     value = share * 100
     if abs(value) < 0.001:
-        return f"<{_THIN}0.001{_THIN}%"
+        return f"<{_SPACE}0.001{_SPACE}%"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{fixed(value, decimals)}{_THIN}%"
+    return f"{fixed(value, decimals)}{_SPACE}%"
 
 
 def decibels(value: float | None) -> str:
     """A ratio in decibel."""
-    return DASH if value is None else f"{fixed(value, 1)}{_THIN}dB"
+    return DASH if value is None else f"{fixed(value, 1)}{_SPACE}dB"
 
 
-def interval(low_high: tuple[float, ...], write: object = None) -> str:
+def interval(
+    low_high: tuple[float, ...], write: Callable[[float | None], str] = significant
+) -> str:
     """An interval of confidence, or nothing."""
     if len(low_high) != 2:
         return ""
-    shown = write if callable(write) else significant
-    return f"{shown(low_high[0])} to {shown(low_high[1])}"
+    return f"{write(low_high[0])} to {write(low_high[1])}"
 
 
 def _superscript(power: int) -> str:

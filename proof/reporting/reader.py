@@ -37,7 +37,7 @@ class Facts:
         value = self.content.get(key)
         if value is None:
             return None
-        number = self._checked(key, value, (int, float), "a number")
+        number: float = self._checked(key, value, (int, float), "a number")
         if isinstance(number, bool) or not math.isfinite(number):
             raise self._wrong(key, "a finite number", value)
         return number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from ..plots.latency import TINTS
 from ..reader import Facts
 from ..tables import Table, columns
 
-_METRICS = {
+_METRICS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "relative": ("relative error", numerals.percent),
     "max_abs": ("largest error", numerals.significant),
     "p999": ("99.9 % of errors within", numerals.significant),
@@ -127,7 +127,7 @@ def _metrics_table(entries: Sequence[tuple[str, str | None, Facts]]) -> Table:
 
 
 def _drop_plots(entries: Sequence[tuple[str, str | None, Facts]]) -> list[Plot]:
-    plots = []
+    plots: list[Plot] = []
     metrics = dict.fromkeys(metric.text("metric") or "?" for _, _, metric in entries)
     for name in metrics:
         drops = [
@@ -230,7 +230,7 @@ def _histogram_plots(candidates: Sequence[Facts]) -> list[Plot]:
         for output in candidate.parts("outputs"):
             facts = output.part("histogram")
             edges, counts = facts.numbers("edges"), facts.numbers("counts")
-            if len(edges) == len(counts) + 1 and sum(counts):
+            if len(edges) == len(counts) + 1 and any(counts):
                 found.setdefault(output.text("name") or "?", []).append(
                     Histogram(
                         short_subject(candidate.text("name") or "?"), edges, counts,

@@ -42,7 +42,7 @@ def make_calibration(bundle: BundleFacts) -> CalibrationSection:
         )  # fmt: skip
     whole = quantization.number("sqnr_db")
     reaches = [_reach(edge, whole) for edge in _drawn(edges)]
-    plots = ()
+    plots: tuple[Markup, ...] = ()
     if any(reach.amax for reach in reaches):
         plots = (
             draw_reaches(reaches, f"{bundle.key}-reach"),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from .. import numerals
 from ..blocks import blocks_of
 from ..bundle_facts import CANONICAL, BundleFacts
-from ..layer_diagram import draw_layer
+from ..layer_diagram import draw_layer, is_drawable
 from ..layers import Part, parts_of
 from ..node_grid import draw_grid, rows_of_modules, rows_of_outline
 from ..onnx_outline import Outline
@@ -63,7 +63,7 @@ def make_picture(bundle: BundleFacts) -> PictureSection:
             counts[_EXPORTED].update(operators)
         grids.append(
             Drawing(
-                "As exported", f"{numerals.count(counts[_EXPORTED].total())} nodes",
+                "As exported", f"{numerals.count(counts[_EXPORTED].total())} nodes, sorted by kind",
                 draw_grid(rows_of_modules(modules), key=f"{bundle.key}-grid-export",
                           title="Nodes of the exporter's graph, by layer and kind"),
             )
@@ -128,17 +128,17 @@ def _layer(bundle: BundleFacts, name: str) -> Drawing | None:
     if part is None or part.layer is None:
         return None
     blocks = blocks_of(part.nodes, outline)
-    if len(blocks) > _DRAWN_BLOCKS:
+    if len(blocks) > _DRAWN_BLOCKS or not is_drawable(blocks):
         return None
     where = f"{part.layer.stack} {part.layer.index}"
     described = ", then ".join(block.title for block in blocks)
     title = f"{where} in the graph {name}"
     svg = draw_layer(blocks, title, described, f"{bundle.key}-layer-{_slug(name)}")
     alike = sum(1 for other in parts_of(outline) if _same(other, part))
+    alike_too = f", one of {alike} alike" if alike > 1 else ""
     return Drawing(
         _title(name),
-        f"layer {part.layer.index}, one of {alike} alike: {len(part.nodes)} nodes in "
-        f"{len(blocks)} blocks",
+        f"layer {part.layer.index}{alike_too}, {len(part.nodes)} nodes",
         svg,
     )
 
@@ -170,7 +170,10 @@ def _summary(bundle: BundleFacts) -> str:
     stacks = Counter(part.layer.stack for part in layers if part.layer)
     if not stacks:
         return "The nodes do not say which layer they belong to."
-    said = " and ".join(f"{number} layers in {stack}" for stack, number in stacks.items())
+    said = " and ".join(
+        f"{number} {'layer' if number == 1 else 'layers'} in {stack}"
+        for stack, number in stacks.items()
+    )
     return (
         f"{said[0].upper()}{said[1:]}. Each square is one node, in the order in which they run "
         "where nothing else is said; its colour says what it is for."

@@ -90,9 +90,9 @@ def _cells(quantization: Facts) -> Iterator[tuple[str, Cell]]:
             yield name, _cell(form, level, whole)
     listed = {name for edge in quantization.parts("edges") for name in edge.texts("linears")}
     for entry in quantization.parts("kept_float"):
-        name = entry.text("node")
-        if name and name not in listed:
-            yield name, _cell("float", None, whole)
+        node = entry.text("node")
+        if node and node not in listed:
+            yield node, _cell("float", None, whole)
 
 
 def _cell(form: str, value: float | None, whole: float | None) -> Cell:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .. import numerals
 from ..bundle_facts import BundleFacts
-from ..documents import Documents, missing_documents
+from ..documents import Documents, command_for, missing_documents
 from ..reader import Facts
 from ..tables import Table, columns
 from .accuracy import short_subject
@@ -71,11 +71,11 @@ def make_verdict(bundle: BundleFacts, documents: Documents) -> Verdict:
 
 
 def _lede(bundle: BundleFacts, verdicts: Sequence[Facts], ran: Sequence[Facts]) -> str:
-    best = (ran or list(verdicts) or [None])[0]
     weights = "" if bundle.manifest.weights == "pretrained" else ", with random weights"
     who = f"{bundle.manifest.model.id}{weights}, for {bundle.manifest.task.replace('-', ' ')}"
-    if best is None:
+    if not verdicts:
         return f"{who}. The build compared nothing."
+    best = (ran or verdicts)[0]
     reference = bundle.report.part("verification").text("reference") or "the model"
     failed = [entry for entry in verdicts if entry.flag("passed") is False]
     if failed:
@@ -275,6 +275,10 @@ def _open_points(
         )  # fmt: skip
     if documents["benchmark"].flag("concluded") is False:
         points.append(("The benchmark ran on a busy machine, so it concludes nothing.", ""))
+    costs = documents["cost-model"]
+    if costs and "measured_ms" not in costs.part("totals"):
+        command = f"{command_for('cost-model', here, '')} --measure"
+        points.append(("Operations were counted, but no node was timed.", command))
     missing = missing_documents(documents, here, bundle.manifest.model.id)
     return points + list(missing.values())
 

@@ -303,6 +303,37 @@ def documents() -> dict[str, dict[str, Any]]:
                                              "block": 1, "floor": 0.02, "reason": ""}},
             }],
         },
+        "cost-model": cost_model(),
+    }  # fmt: skip
+
+
+def cost_model() -> dict[str, Any]:
+    def node(name: str, op: str, flops: int, said: float, took: float | None) -> dict[str, Any]:
+        return {
+            "name": name, "op": op, "class": op, "flops": {"text": "b", "value": flops},
+            "predicted_ms": said, "measured_ms": took, "floor_ms": 0.5, "bound": "compute",
+            "kernel": op,
+        }  # fmt: skip
+
+    return {
+        "schema": 1, "kind": "cost-model", "environment": environment(), "subject": "tiny",
+        "target": "ort-cpu", "precision": "int8", "shape": {"text": "8x128", "sizes": {}},
+        "totals": {"nodes": 2, "flops": {"text": "b", "value": 2_000_000_000},
+                   "bytes": {"text": "b", "value": 10_000_000}, "floor_ms": 8.0,
+                   "predicted_ms": 10.5, "measured_ms": 10.0},
+        "peaks": {"source": "measured", "flops": 2.5e11, "integer_flops": 7.5e11,
+                  "copies": [{"bytes": 262144, "rate": 1e11}, {"bytes": 4194304, "rate": 5e10}]},
+        "fit": None,
+        "errors": {"shape": "8x128", "predicted_ms": 10.5, "measured_ms": 10.0, "total": 0.05,
+                   "kernels": 0.01, "node_median": 0.08, "spearman": 0.98},
+        "classes": [
+            {"class": "MatMul [4, 8]", "nodes": 8, "flops": 1.9e9, "bytes": 8e6, "floor_ms": 7.6,
+             "ms": 8.0, "share": 0.8, "achieved": 0.95, "bound": "compute"},
+            {"class": "Add", "nodes": 4, "flops": 1e8, "bytes": 2e6, "floor_ms": 0.1, "ms": 2.0,
+             "share": 0.2, "achieved": 0.05, "bound": "memory"},
+        ],
+        "nodes": [node("a", "MatMul", 1000, 8.1, 8.0), node("b", "Add", 10, 2.4, 2.0)],
+        "kernels": [], "absent": [], "formulas": {}, "unknown": ["Frob"], "passes": [], "notes": [],
     }  # fmt: skip
 
 

@@ -232,7 +232,7 @@ def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
 
 
 def _share(text: str) -> float:
-    return float("-inf") if text == "–" else float(text.split("\N{NARROW NO-BREAK SPACE}")[0])
+    return float("-inf") if text == "–" else float(text.split("\N{NO-BREAK SPACE}")[0])
 
 
 def test_everything_can_be_read_without_scripts(browser: Any, report: Path) -> None:

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from fuselage.errors import GraphError
-from fuselage.proof.reporting.blocks import blocks_of
-from fuselage.proof.reporting.layer_diagram import draw_layer
+from fuselage.proof.reporting.blocks import Block, blocks_of
+from fuselage.proof.reporting.layer_diagram import draw_layer, is_drawable
 from fuselage.proof.reporting.layers import Layer, layer_of, parts_of, within_layer
 from fuselage.proof.reporting.node_grid import Row, draw_grid, rows_of_modules, rows_of_outline
 from fuselage.proof.reporting.onnx_outline import Outline, OutlineNode, read_outline
@@ -111,6 +111,50 @@ def test_the_drawing_of_a_layer_has_a_box_a_block_and_its_residual_detours(
     assert '<title id="key-t">&lt;t&gt;</title>' in drawn
     assert "a &amp; b" in drawn
     assert ">mask</text>" in drawn
+
+
+def test_what_is_computed_beside_the_way_enters_from_the_left() -> None:
+    def node(operator: str, reads: str, makes: str) -> OutlineNode:
+        return OutlineNode(
+            name=f"h.1.{makes}/{operator}",
+            operator=operator,
+            inputs=tuple(reads.split()),
+            outputs=(makes,),
+        )
+
+    nodes = (
+        node("Cos", "positions", "cos"),
+        node("MatMul", "hidden w", "q"),
+        node("RotaryEmbedding", "q cos", "r"),
+        node("Attention", "r r r mask", "a"),
+        node("Reshape", "a shape", "b"),
+        node("Transpose", "b", "c"),
+        node("Add", "c hidden", "out"),
+    )
+    outline = Outline(nodes, {"w": (4, 4), "shape": (3,)})
+    blocks = blocks_of(nodes, outline)
+    assert [(block.title, block.aside, block.nodes) for block in blocks] == [
+        ("q", False, 1), ("RotaryEmbedding", True, 1), ("Attention", True, 1),
+        ("Reshape, Transpose", False, 2), ("Add, residual", False, 1),
+    ]  # fmt: skip
+    drawn = str(draw_layer(blocks, "t", "d", "k"))
+    assert ">angles</text>" in drawn
+    assert ">mask</text>" in drawn
+
+
+def test_layers_that_are_too_wide_to_read_are_not_drawn() -> None:
+    def wide(number: int) -> list[Block]:
+        nodes = tuple(
+            OutlineNode(
+                name=f"h.0.p{i}/MatMul", operator="MatMul", inputs=("x", "w"), outputs=(f"y{i}",)
+            )
+            for i in range(number)
+        )
+        return blocks_of(nodes, Outline(nodes, {"w": (4, 4)}))
+
+    assert is_drawable(wide(4))
+    assert not is_drawable(wide(5))
+    assert not is_drawable([])
 
 
 def test_rows_are_layers_and_what_stands_around_them(outline: Outline) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from fuselage.proof.reporting import numerals
 
-THIN = "\N{NARROW NO-BREAK SPACE}"
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_significant_digits(value: float, text: str) -> None:
     [(39_588_244, "39.6 MB"), (999, "999 B"), (1000, "1.00 kB"), (999_600, "1.00 MB"), (0, "0 B")],
 )
 def test_sizes(value: float, text: str) -> None:
-    assert numerals.size(value) == text.replace(" ", THIN)
+    assert numerals.size(value) == text.replace(" ", SPACE)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_cosines_have_the_digits_in_which_they_differ(value: float | None, text:
      (1.0, "100 %")],
 )  # fmt: skip
 def test_shares(value: float, text: str) -> None:
-    assert numerals.percent(value) == text.replace(" ", THIN)
+    assert numerals.percent(value) == text.replace(" ", SPACE)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_shares(value: float, text: str) -> None:
     [(4.205, "4.21 ms"), (0.0421, "42.1 µs"), (1500, "1.5 s"), (63.8, "63.8 ms")],
 )
 def test_times(value: float, text: str) -> None:
-    assert numerals.milliseconds(value) == text.replace(" ", THIN)
+    assert numerals.milliseconds(value) == text.replace(" ", SPACE)
 
 
 def test_intervals_need_two_ends() -> None:

@@ -150,7 +150,7 @@ def test_the_data_is_inside(page: str) -> None:
     data = embedded(page)
     assert data["kind"] == "report"
     assert data["bundles"][0]["report"]["model"]["id"] == "acme/tiny"
-    assert set(data["documents"]) == {"comparison", "evaluation", "benchmark"}
+    assert set(data["documents"]) == {"comparison", "evaluation", "benchmark", "cost-model"}
 
 
 def test_what_others_wrote_is_never_markup(write_bundle: Write) -> None:

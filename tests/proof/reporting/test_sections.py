@@ -17,6 +17,7 @@ from fuselage.proof.reporting.sections.accuracy import (
     short_subject,
 )
 from fuselage.proof.reporting.sections.calibration import make_calibration
+from fuselage.proof.reporting.sections.costs import make_costs
 from fuselage.proof.reporting.sections.differences import make_differences
 from fuselage.proof.reporting.sections.kernels import make_kernels
 from fuselage.proof.reporting.sections.passes import make_passes
@@ -28,7 +29,7 @@ from fuselage.proof.reporting.sections.verdict import make_verdict
 
 from .conftest import Write, documents, make_report
 
-THIN = "\N{NARROW NO-BREAK SPACE}"
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +70,10 @@ def test_figures_of_the_verdict(facts: BundleFacts) -> None:
     found = {figure.name: figure for figure in make_verdict(facts, given()).figures}
     assert found["Precision"].meaning == "11 of 12 linear layers quantised"
     size = found["Size of the smallest engine"]
-    assert (size.value, size.meaning[:22]) == (f"40.0{THIN}MB", f"tensorrt-rtx; 40{THIN}% of ")
-    assert found["Latency"].value == f"4.00{THIN}ms"
+    assert (size.value, size.meaning[:22]) == (f"40.0{SPACE}MB", f"tensorrt-rtx; 40{SPACE}% of ")
+    assert found["Latency"].value == f"4.00{SPACE}ms"
     assert found["Latency"].meaning.endswith("torch-eager takes 2.00 times as long")
-    assert found["Signal to noise of the answers"].value == f"24.0{THIN}dB"
+    assert found["Signal to noise of the answers"].value == f"24.0{SPACE}dB"
     spearman = found["Spearman's rank correlation"]
     assert spearman.value == "86.67"
     assert spearman.meaning.startswith("0.05 points below the float model (−0.01 to 0.12")
@@ -142,7 +143,7 @@ def test_the_precision_map(facts: BundleFacts) -> None:
     assert section.kept_float == (("encoder.layer.1.down/MatMul", "the budget"),)
     assert section.summary.startswith("11 of 12 linears have int8 codes, 1 stay float.")
     assert (
-        f"1 of 3 activations bring half of the error, the loudest 50{THIN}% of it"
+        f"1 of 3 activations bring half of the error, the loudest 50{SPACE}% of it"
         in section.summary
     )
 
@@ -169,7 +170,7 @@ def test_ranges_of_every_activation(facts: BundleFacts) -> None:
     assert section.table is not None
     first = section.table.rows[0]
     assert list(first[:6]) == [
-        "0 query, key, value", "int8", "2.00", "20.0", "channel 3, [CLS]", f"0.025{THIN}%",
+        "0 query, key, value", "int8", "2.00", "20.0", "channel 3, [CLS]", f"0.025{SPACE}%",
     ]  # fmt: skip
     assert section.table.rows[3][1:3] == ["float", "–"]
     assert len(section.plots) == 2
@@ -244,8 +245,8 @@ def test_a_comparison() -> None:
     assert "2 cases" in section.summary
     (table,) = section.tables
     assert table.columns[2].name == "relative error"
-    assert table.rows[0][2] == f"12{THIN}%"
-    assert table.rows[1][:3] == ["reference in float64", "embedding", f"<{THIN}0.001{THIN}%"]
+    assert table.rows[0][2] == f"12{SPACE}%"
+    assert table.rows[1][:3] == ["reference in float64", "embedding", f"<{SPACE}0.001{SPACE}%"]
     assert "bound 0.9000" in table.rows[0][-2]
     assert len(section.plots) == 1
     assert any("3 runs gave the same bits" in note for note in section.notes)
@@ -283,14 +284,42 @@ def test_a_busy_machine_concludes_nothing() -> None:
     assert section.warning.startswith("The machine was busy")
 
 
+def test_where_the_time_goes() -> None:
+    section = make_costs(given()["cost-model"])
+    assert section is not None
+    assert f"2.00 G operations over 10.0{SPACE}MB" in section.summary
+    assert f"It took 10.0{SPACE}ms. The model said 10.5{SPACE}ms" in section.summary
+    assert f"{8.0:.1f}{SPACE}% a node" in section.summary
+    assert section.classes.rows[0][:4] == ["MatMul [4, 8]", "8", f"8.00{SPACE}ms", f"80{SPACE}%"]
+    assert [plot.title for plot in section.plots] == ["Roofline.", "Prediction."]
+    assert section.notes == ("the model cannot count Frob",)
+
+
+def test_a_count_without_times_draws_nothing_and_is_an_open_point(facts: BundleFacts) -> None:
+    content = documents()["cost-model"]
+    content["totals"] |= {"measured_ms": None, "predicted_ms": None}
+    content["errors"] = None
+    for node in content["nodes"]:
+        node |= {"measured_ms": None, "predicted_ms": None}
+    document = Facts(content, "c")
+    section = make_costs(document)
+    assert section is not None
+    assert section.plots == ()
+    assert "Nothing was timed" in section.summary
+    points = make_verdict(facts, Documents({"cost-model": document})).open_points
+    said = dict(points)
+    command = said["Operations were counted, but no node was timed."]
+    assert command.endswith("--costs --out cost-model.json --measure")
+
+
 def test_two_bundles_beside_one_another(facts: BundleFacts, write_bundle: Write) -> None:
     report = make_report()
     report["targets"]["ort-cpu"]["bytes"] = 90_000_000
     report["latency"]["ort-cpu"][0]["median_ms"] = 8.4
     found = make_differences(facts, BundleFacts.read(write_bundle(report)))
     assert found.differing.rows == [
-        ["ort-cpu: size", f"60.0{THIN}MB", f"90.0{THIN}MB", "1.50×"],
-        ["ort-cpu: latency, 1x128", f"4.20{THIN}ms", f"8.40{THIN}ms", "2.00×"],
+        ["ort-cpu: size", f"60.0{SPACE}MB", f"90.0{SPACE}MB", "1.50×"],
+        ["ort-cpu: latency, 1x128", f"4.20{SPACE}ms", f"8.40{SPACE}ms", "2.00×"],
     ]
     assert found.is_one_model
     assert ["version of numpy", "2.4.6"] in found.same.rows
