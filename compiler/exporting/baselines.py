@@ -68,14 +68,21 @@ def torch_baseline(
         ExportError: when the model does not fit the task or has no sdpa.
         SourceError: when files of the model are damaged.
     """
-    torch.set_num_threads(threads)
+    use_threads(threads)
     checkpoint = load_checkpoint(source, choose_task(source, task))
     if form != "eager":
         _use_sdpa(source, checkpoint.model)
     module: Any = task_module(checkpoint.model, checkpoint.spec.task, checkpoint.modules)
     if form == "compile":
-        module = torch.compile(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own, of its parts
+            module = torch.compile(module)
     return TorchBaseline(module=module, spec=checkpoint.spec, tokenizer=checkpoint.tokenizer)
+
+
+def use_threads(threads: int) -> None:
+    """Give PyTorch so many CPU threads, for the whole process."""
+    torch.set_num_threads(threads)
 
 
 def plain_onnx(source: ModelSource, task: str, path: Path) -> None:
@@ -93,15 +100,16 @@ def plain_onnx(source: ModelSource, task: str, path: Path) -> None:
     checkpoint = load_checkpoint(source, choose_task(source, task))
     _use_sdpa(source, checkpoint.model)
     module = task_module(checkpoint.model, checkpoint.spec.task, checkpoint.modules)
-    ids = torch.ones((2, 16), dtype=torch.int64)
     axes = {0: torch.export.Dim(BATCH), 1: torch.export.Dim(SEQUENCE)}
     names = list(checkpoint.spec.inputs)
+    # One tensor each: a tensor that stands for two inputs becomes one input.
+    example = {name: torch.ones((2, 16), dtype=torch.int64) for name in names}
     with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 module,
-                kwargs=dict.fromkeys(names, ids),
+                kwargs=example,
                 input_names=names,
                 output_names=list(checkpoint.spec.outputs),
                 dynamic_shapes=dict.fromkeys(names, axes),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...engines import host
 from ...engines.bundle import Bundle
 from ...errors import SourceError
 from ..subjects.open import SubjectOptions, open_subject, split_name
@@ -53,6 +54,8 @@ class Entry:
             options = SubjectOptions(threads=self.threads, task=self.task, trust=self.trust)
             subject = open_subject(self.form, options)
             refuse_kept(subject)
+            if split_name(self.form)[0] == "torch":
+                _limit_torch(self.threads)
         return Candidate(self.name, subject, is_baseline=self.model is not None)
 
     def as_json(self) -> dict[str, Any]:
@@ -64,6 +67,12 @@ class Entry:
         """What `as_json` gave."""
         model = values["model"]
         return cls(**values | {"model": None if model is None else ModelName(**model)})
+
+
+def _limit_torch(threads: int) -> None:
+    from ...compiler.exporting.baselines import use_threads
+
+    use_threads(threads or host.physical_cores())
 
 
 def make_entries(

@@ -35,6 +35,9 @@ because their memory lies elsewhere, and a new process draws again."""
 LEAST_ROUNDS = 8
 """Below it no outcome of a signed-rank test is as rare as 1 in 100."""
 
+_WIDE = 1.1
+"""Ends of an interval this far apart leave room for differences that matter."""
+
 _MOST_BLOCKS = 200
 _LEAST_BLOCKS = 10
 
@@ -91,6 +94,8 @@ def judge(candidate: Sequence[float], reference: Sequence[float], floor: float =
     found = paired_ratio(candidate, reference)
     if found.low <= 1 <= found.high:
         reason = f"{found.low:.3f} to {found.high:.3f} includes 1"
+        if found.high > _WIDE * found.low:
+            reason += "; more --seconds would narrow it"
         return Verdict(outcome="no difference", ratio=found, floor=floor, reason=reason)
     if abs(math.log(found.ratio)) < math.log1p(floor):
         reason = f"it is below {floor:.1%}, the difference that counts"

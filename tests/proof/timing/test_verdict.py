@@ -50,6 +50,12 @@ def test_equal_times_are_no_difference() -> None:
     assert verdict.reason == "1.000 to 1.000 includes 1"
 
 
+def test_an_interval_that_leaves_room_for_more_says_so() -> None:
+    verdict = judge([1.0, 1.2] * 6, [1.1] * 12)
+    assert verdict.outcome == "no difference"
+    assert verdict.reason == "0.909 to 1.091 includes 1; more --seconds would narrow it"
+
+
 def test_a_sure_difference_below_the_floor_is_none() -> None:
     verdict = judge([10.1] * 20, [10.0] * 20, floor=0.02)
     assert verdict.outcome == "no difference"
