@@ -69,7 +69,8 @@ class Measurement:
         for name, value in (("milliseconds", self.milliseconds), ("ratio", self.ratio)):
             if not _is_positive(value):
                 raise ValueError(f"{where}: {name} of {value!r}")
-        if len(self.shape) != 3 or not all(map(_is_positive, self.shape)):
+        sizes: tuple[object, ...] = self.shape
+        if len(sizes) != 3 or not all(map(_is_positive, sizes)):
             raise ValueError(f"{where}: a shape of {self.shape!r}")
 
 
