@@ -12,6 +12,7 @@ from dataclasses import replace
 from ...engines import host
 from ...engines.text.encoder import TruncationWarning
 from ...errors import DeviceError, FuselageError
+from .agreement import agreement_notes
 from .business import Business, business, counters
 from .candidates import Candidate
 from .clock import Clock, SystemClock
@@ -56,6 +57,8 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
         candidates, skipped = _opened(entries, stack, told)
         planned = plan(request, candidates)
         calls = _prepared(request, candidates, planned, skipped, told)
+        racing = [candidate for candidate in candidates if candidate.name not in skipped]
+        notes = () if request.mode == "pipeline" else agreement_notes(racing, planned.works)
         memory = _memory(entries, skipped, planned, told) if request.memory else {}
         environment = machine(request.threads or host.physical_cores())
         before = counters()
@@ -70,15 +73,16 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
         return Benchmark(
             request=request,
             subjects={entry.name: entry.described for entry in entries},
-            precisions={c.name: c.subject.precision for c in candidates if c.name not in skipped},
+            precisions={c.name: c.subject.precision for c in racing},
             environment=environment | {"load_average_after": host.load_average()},
             business=during,
             results=tuple(results),
             memory=memory,
             skipped=skipped,
             notes=(
+                *notes,
                 *planned.notes,
-                *(f"{c.name}: {note}" for c in candidates for note in c.subject.notes),
+                *(f"{c.name}: {note}" for c in racing for note in c.subject.notes),
             ),
             energy_blocker=Meter.open().blocker,
             texts=planned.source,

@@ -11,15 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import fuselage
 from fuselage.compiler.cli import run
 from fuselage.engines.base import Engine
 from fuselage.errors import DeviceError, ExportError, FeedError, SourceError
+from fuselage.graph.model import Graph
 from fuselage.graph.tensors import TensorSpec
 from fuselage.proof.subjects.base import Subject
 from fuselage.proof.timing import baselines, bench
+from fuselage.proof.timing.agreement import relative_difference
 from fuselage.proof.timing.bench import run_bench
 from fuselage.proof.timing.business import Business
 from fuselage.proof.timing.candidates import Candidate
@@ -96,6 +99,37 @@ def test_a_shape_with_a_sequence_is_full_and_of_the_tokenizers_ids(bundle: Path)
     assert work.inputs[0]["attention_mask"].all()
     assert work.inputs[0]["input_ids"].shape == (3, 16)
     assert 1 < len(np.unique(work.inputs[0]["input_ids"])) < 100
+
+
+def test_a_candidate_that_computes_something_else_is_noted(
+    bundle: Path, onnx_file: Path, tmp_path: Path
+) -> None:
+    graph = Graph.load(onnx_file)
+    blind = graph.clone()
+    (product,) = [node for node in blind.model.graph if node.op_type == "MatMul"]
+    weight = product.inputs[1]
+    weight.const_value = ir.tensor(-weight.const_value.numpy(), name=weight.name)
+    blind.save(tmp_path / "blind.onnx")
+    found = run_bench(short(bundle, onnx_file, tmp_path / "blind.onnx", shapes=("2x4",)))
+    (note,) = found.notes
+    assert note.startswith("blind.onnx answers otherwise than tiny (relative difference 2):")
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "difference"),
+    [
+        ({"y": [3.0, 4.0]}, {"y": [3.0, 4.0]}, 0.0),
+        ({"y": [3.0, 4.0], "z": [9.0]}, {"y": [0.0, 5.0]}, 10**0.5 / 5),
+        ({"y": [3.0]}, {"y": [3.0, 4.0]}, np.inf),
+        ({"y": [np.nan]}, {"y": [1.0]}, np.inf),
+        ({"z": [1.0]}, {"y": [1.0]}, None),
+    ],
+)
+def test_answers_differ_by(got: Any, wanted: Any, difference: float | None) -> None:
+    arrays = [{name: np.array(row) for name, row in side.items()} for side in (got, wanted)]
+    assert relative_difference(*arrays) == (
+        None if difference is None else pytest.approx(difference)
+    )
 
 
 @pytest.mark.parametrize("mode", ["engine", "e2e", "pipeline"])
