@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= compile,cpu,demo,proof,rtx
+EXTRAS ?= compile,cpu,demo,proof,rtx,serve
 
 MODEL ?= minilm
 PRECISION ?= int8
@@ -23,7 +23,7 @@ BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision
 	$(foreach file,$(TEXT),--text "$(file)") \
 	$(if $(EVAL),--eval "$(EVAL)") $(foreach drop,$(MAX_DROP),--max-drop $(drop)) \
 	$(if $(filter int8 int8-weight-only fp8,$(PRECISION)),$(if $(MIN_SQNR),--min-sqnr $(MIN_SQNR)))
-PACKAGE := graph passes engines calibration compiler proof
+PACKAGE := graph passes engines calibration compiler proof serving
 TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -1,0 +1,1 @@
+"""Requests of many clients to one engine: batches by tokens, HTTP, clusters."""

@@ -1,0 +1,1 @@
+"""Requests to batches, formed when an engine is free."""

@@ -1,0 +1,1 @@
+"""Bundles over HTTP on one machine."""
