@@ -14,6 +14,7 @@ from fuselage.proof.comparing.gates import DEFAULTS, Gates, read_gates
 GOOD = """
 [default]
 cosine_min = 0.5
+relative = 0.25
 
 [output.logits]
 relative = 1e-3
@@ -37,7 +38,7 @@ def test_an_output_wins_over_every_output_and_that_over_the_precision(tmp_path: 
     gates = read_gates(_written(tmp_path, GOOD))
     logits, other = gates.bounds("logits", "int8"), gates.bounds("other", "int8")
     assert logits == {"relative": 1e-3, "cosine_mean": 0.9, "cosine_min": 0.5, "kl": 0.25}
-    assert other == {"relative": 0.5, "cosine_mean": 0.9, "cosine_min": 0.5}
+    assert other == {"relative": 0.25, "cosine_mean": 0.9, "cosine_min": 0.5}
     assert gates.bounds("other", "fp32")["cosine_mean"] == DEFAULTS["fp32"]["cosine_mean"]
 
 
@@ -46,7 +47,8 @@ def test_tolerances_win_over_the_file(tmp_path: Path) -> None:
     assert gates.bounds("logits", "fp32")["relative"] == 0.5
     assert gates.bounds("other", "fp32")["snr_db"] == 3.0
     assert not gates.is_default("logits", "fp32", "relative")
-    assert gates.is_default("other", "fp32", "relative")
+    assert gates.is_default("other", "fp32", "cosine_mean")
+    assert not gates.is_default("other", "fp32", "relative")
     assert not gates.is_default("other", "int8", "cosine_mean")
 
 
