@@ -11,10 +11,11 @@ from .pairing import Pair
 PRESENT = 0.5
 """A landmark has a counterpart when its error is at most this; unrelated values differ by 1."""
 
-_TIMES = 8.0
+_TIMES = 4.0
 """A landmark is off when its local error is so many times that of its kind in the other layers.
-MiniLM's kinds spread by up to 6 in INT8 and by 3 in float32. No more is conceded than so many times
-the roundings of the precision, because layers behind a gross fault are not all set right."""
+MiniLM's kinds exceed that by up to 2.7 in INT8 and by 2.5 in float32. No more is conceded than so
+many times the roundings of the precision, because layers behind a gross fault are not all set
+right."""
 
 _CLEARLY = 0.5
 """A value is the counterpart of the landmark it is nearest to, and of others about as near."""
@@ -57,8 +58,8 @@ class Finding:
 def first_off(alignment: Alignment, floor: float) -> Finding | None:
     """Walk the landmarks in order; the first whose local error exceeds its limit.
 
-    The limit is eight times what landmarks of the same kind (the same place in other layers) have,
-    and lies between `floor` and eight times `floor`. A landmark without a counterpart is off when
+    The limit is four times what landmarks of the same kind (the same place in other layers) have,
+    and lies between `floor` and four times `floor`. A landmark without a counterpart is off when
     others of its kind have one, when a value of its shape is nobody else's counterpart, or when one
     holds NaN or infinity; otherwise it was fused away.
 

@@ -43,6 +43,8 @@ class Divergence:
         landmarks: tensors of the reference that were looked for.
         found: how many of them the candidate has.
         graph: ONNX file that was looked into.
+        stand_in: the file is the bundle's canonical graph, which the candidate was built from,
+            because what runs cannot be looked into.
     """
 
     layer: str
@@ -59,6 +61,7 @@ class Divergence:
     landmarks: int
     found: int
     graph: str
+    stand_in: bool
 
     def __str__(self) -> str:
         """One line."""
@@ -70,6 +73,8 @@ class Divergence:
         if self.not_finite is not None:
             parts.append(f"NaN or infinity first from {self.not_finite}")
         parts.append("nothing before it" if self.agreed is None else f"agrees up to {self.agreed}")
+        if self.stand_in:
+            parts.append("looked for in the canonical graph it was built from")
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -121,7 +126,8 @@ def locate_divergence(
         mark = alignment.marks[finding.index]
         own = chosen_feeds(candidate.inputs, fed, candidate.name)
         suspect = first_unverified(graph, agreed, mark, Tokens.of(fed), own)
-    return _divergence(finding, alignment, graph, str(path), suspect)
+    where = _Searched(graph, str(path), stand_in=candidate.graph is None)
+    return _divergence(finding, alignment, where, suspect)
 
 
 def _aligned(
@@ -160,11 +166,18 @@ def _differs(alignment: Alignment, tolerance: float) -> bool:
     return any(tolerance < pair.error <= PRESENT for pair in alignment.run.values())
 
 
+@dataclass(frozen=True)
+class _Searched:
+    graph: Graph
+    path: str
+    stand_in: bool
+
+
 def _divergence(
-    finding: Finding, alignment: Alignment, graph: Graph, path: str, suspect: Pair | None
+    finding: Finding, alignment: Alignment, searched: _Searched, suspect: Pair | None
 ) -> Divergence:
     mark = alignment.marks[finding.index]
-    nodes = {value.name: node for node in graph.model.graph for value in node.outputs}
+    nodes = {value.name: node for node in searched.graph.model.graph for value in node.outputs}
     node = None if suspect is None else nodes[suspect.value]
     in_run = alignment.run.get(finding.index)
     first = alignment.infinite[0] if alignment.infinite else None
@@ -182,7 +195,8 @@ def _divergence(
         gradual=finding.gradual,
         landmarks=len(alignment.marks),
         found=sum(pair.error <= PRESENT for pair in alignment.local.values()),
-        graph=path,
+        graph=searched.path,
+        stand_in=searched.stand_in,
     )
 
 

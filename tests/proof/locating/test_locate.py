@@ -53,6 +53,7 @@ def test_one_weight_is_found_in_its_layer(stack: Stack, feeds: Feeds, layer: int
     assert found.agreed == f"hidden_{layer}"
     assert (found.landmarks, found.found) == (10, 10)
     assert not found.gradual
+    assert not found.stand_in
 
 
 def test_a_layer_is_judged_by_itself(stack: Stack, feeds: Feeds) -> None:
@@ -118,6 +119,35 @@ def test_one_line_says_it_all(stack: Stack, feeds: Feeds) -> None:
     assert str(found).startswith("diverges at product_1: relative error ")
     assert str(found).endswith("; candidate's MatMul product_1; agrees up to hidden_1")
     assert found.as_json()["layer"] == "product_1"
+
+
+class Planned(Subject):
+    """An engine nobody can look into, of a bundle."""
+
+    def __init__(self, subject: Subject, graph: Path) -> None:
+        self.name, self.inputs, self.outputs = "plan", subject.inputs, subject.outputs
+        self.bundle = _Bundle(graph)
+
+    def run(self, feeds: object) -> dict[str, Array]:
+        raise NotImplementedError
+
+
+class _Bundle:
+    def __init__(self, graph: Path) -> None:
+        self._graph = graph
+
+    def path(self, name: str) -> Path:
+        assert name == "graph/model.onnx"
+        return self._graph
+
+
+def test_a_plan_is_looked_for_in_the_canonical_graph(stack: Stack, feeds: Feeds) -> None:
+    bad = stack("bad", bumped(1e-2, "weight_1"))
+    with open_subject(f"ort:{stack('good')}") as reference:
+        found = locate_divergence(reference, Planned(reference, bad), feeds, tolerance=2e-5)
+    assert found is not None
+    assert (found.layer, found.graph, found.stand_in) == ("product_1", str(bad), True)
+    assert str(found).endswith("looked for in the canonical graph it was built from")
 
 
 class Closed(Subject):
