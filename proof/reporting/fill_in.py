@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ _SHAPE = "8x128"
 Told = Callable[[str], None]
 
 
-def fill_in(bundle: BundleFacts, documents: Documents, told: Told) -> Documents:
-    """Compare the engines that run here with the bundle's own float graph, and count what they do.
+def fill_in(bundles: Sequence[BundleFacts], documents: Documents, told: Told) -> Documents:
+    """Compare the engines that run here with the first bundle's float graph; count what they do.
 
     What cannot be made here is told, and stays a gap that the report names.
     """
@@ -30,13 +30,14 @@ def fill_in(bundle: BundleFacts, documents: Documents, told: Told) -> Documents:
         if kind in found:
             continue
         try:
-            found[kind] = Facts(make(bundle, told), kind)
+            found[kind] = Facts(make(bundles, told), kind)
         except FuselageError as error:
             told(f"no {kind}: {error}")
     return Documents(found)
 
 
-def _compare(bundle: BundleFacts, told: Told) -> dict[str, Any]:
+def _compare(bundles: Sequence[BundleFacts], told: Told) -> dict[str, Any]:
+    bundle = bundles[0]
     if SOURCE not in bundle.manifest.files:
         raise FuselageError("the bundle has no float graph to compare with")
     weights = bundle.report.part("model").number("weight_bytes") or 0
@@ -49,11 +50,14 @@ def _compare(bundle: BundleFacts, told: Told) -> dict[str, Any]:
 
     told("comparing the engines with the bundle's float graph; --no-run leaves that out")
     reference = f"ort:{Path(bundle.path) / SOURCE}"
-    request = ComparisonRequest(reference=reference, candidates=[f"bundle:{bundle.path}"])
+    model = bundle.manifest.model.digest
+    alike = [other for other in bundles if other.manifest.model.digest == model]
+    candidates = [f"bundle:{other.path}" for other in alike]
+    request = ComparisonRequest(reference=reference, candidates=candidates)
     return comparison_document(run_comparison(request, told))
 
 
-def _count(bundle: BundleFacts, told: Told) -> dict[str, Any]:
+def _count(bundles: Sequence[BundleFacts], told: Told) -> dict[str, Any]:
     from ...compiler.packages import REWRITING, require
 
     require(REWRITING, "counting a graph")
@@ -63,4 +67,4 @@ def _count(bundle: BundleFacts, told: Told) -> dict[str, Any]:
     from ..cost_model.subject import open_engine
 
     told("counting what every node does; --no-run leaves that out")
-    return document(examine(open_engine(Path(bundle.path)), CostShape.parse(_SHAPE)))
+    return document(examine(open_engine(Path(bundles[0].path)), CostShape.parse(_SHAPE)))

@@ -70,7 +70,7 @@ def make_report(request: ReportRequest, told: Told = lambda _: None) -> MadeRepo
         BundleFacts.read(path, label) for path, label in zip(request.bundles, labels, strict=True)
     ]
     if request.run:
-        documents = fill_in(bundles[0], documents, told)
+        documents = fill_in(bundles, documents, told)
     text = render_page(bundles, documents)
     return MadeReport(bytes=_write(text, request.out), data=report_data(bundles, documents))
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ....engines.bundle import SOURCE
 from .. import numerals
 from ..bundle_facts import BundleFacts
 from ..documents import Documents
 from ..plots.errors import TAIL, Drop, Histogram, draw_drops, draw_histogram
 from ..plots.latency import TINTS
 from ..reader import Facts
+from ..subject_names import named_candidates, short_subject
 from ..tables import Table, columns
 
 _METRICS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "relative": ("relative error", numerals.percent),
     "max_abs": ("largest error", numerals.significant),
-    "p999": ("99.9 % of errors within", numerals.significant),
+    "p999": ("99.9 % within", numerals.significant),
     "cosine_mean": ("mean cosine", numerals.cosine),
     "cosine_min": ("least cosine", numerals.cosine),
     "snr_db": ("signal to noise", numerals.decibels),
@@ -60,23 +60,11 @@ class ComparisonSection:
     notes: tuple[str, ...]
 
 
-def short_subject(name: str) -> str:
-    """``ort-cpu`` of ``bundle:build/minilm#ort-cpu``; the end of other names."""
-    _, mark, target = name.partition("#")
-    if mark:
-        return target
-    kind, mark, rest = name.partition(":")
-    if rest.endswith(SOURCE):
-        return "the float graph of the bundle"
-    last = rest.rstrip("/").rpartition("/")[2]
-    return f"{kind}: {last}" if mark and last else name
-
-
 def make_evaluation(document: Facts, bundle: BundleFacts) -> EvaluationSection | None:
     """Tell a document of `fuselage evaluate`, or what the build measured; None without either."""
     entries = [
-        (short_subject(candidate.text("name") or "?"), candidate.text("precision"), metric)
-        for candidate in document.parts("candidates")
+        (who, candidate.text("precision"), metric)
+        for who, candidate in named_candidates(document)
         for metric in candidate.parts("metrics")
     ]
     if not document:
@@ -149,7 +137,7 @@ def make_comparison(documents: Documents) -> ComparisonSection | None:
     document = documents.comparison
     if not document:
         return None
-    candidates = document.parts("candidates")
+    candidates = named_candidates(document)
     cases = document.parts("cases")
     reference = document.part("reference").text("name") or "the reference"
     return ComparisonSection(
@@ -164,11 +152,11 @@ def make_comparison(documents: Documents) -> ComparisonSection | None:
     )
 
 
-def _comparison_table(document: Facts, candidates: Sequence[Facts]) -> Table:
+def _comparison_table(document: Facts, candidates: Sequence[tuple[str, Facts]]) -> Table:
     found = [
-        (short_subject(candidate.text("name") or "?"), output.text("name") or "?",
+        (who, output.text("name") or "?",
          output.part("metrics"), output.part("bounds"))
-        for candidate in candidates
+        for who, candidate in candidates
         for output in candidate.parts("outputs")
     ]  # fmt: skip
     found += [
@@ -197,9 +185,9 @@ def _bounded(key: str, metrics: Facts, bounds: Facts) -> Markup | str:
     )
 
 
-def _case_tables(candidates: Sequence[Facts]) -> list[Table]:
+def _case_tables(candidates: Sequence[tuple[str, Facts]]) -> list[Table]:
     tables = []
-    for candidate in candidates:
+    for who, candidate in candidates:
         for output in candidate.parts("outputs"):
             rows = []
             for case in output.parts("cases"):
@@ -212,7 +200,6 @@ def _case_tables(candidates: Sequence[Facts]) -> list[Table]:
                           for key in ("relative", "max_abs", "cosine_min")),
                     ]
                 )  # fmt: skip
-            who = short_subject(candidate.text("name") or "?")
             tables.append(
                 Table(
                     caption=f"Every case: {output.text('name')} of {who}",
@@ -224,16 +211,16 @@ def _case_tables(candidates: Sequence[Facts]) -> list[Table]:
     return tables
 
 
-def _histogram_plots(candidates: Sequence[Facts]) -> list[Plot]:
+def _histogram_plots(candidates: Sequence[tuple[str, Facts]]) -> list[Plot]:
     found: dict[str, list[Histogram]] = {}
-    for index, candidate in enumerate(candidates):
+    for index, (who, candidate) in enumerate(candidates):
         for output in candidate.parts("outputs"):
             facts = output.part("histogram")
             edges, counts = facts.numbers("edges"), facts.numbers("counts")
             if len(edges) == len(counts) + 1 and any(counts):
                 found.setdefault(output.text("name") or "?", []).append(
                     Histogram(
-                        short_subject(candidate.text("name") or "?"), edges, counts,
+                        who, edges, counts,
                         facts.count("exact") or 0, TINTS[index % len(TINTS)],
                     )
                 )  # fmt: skip
@@ -248,10 +235,9 @@ def _histogram_plots(candidates: Sequence[Facts]) -> list[Plot]:
     ]
 
 
-def _failures(candidates: Sequence[Facts]) -> list[str]:
+def _failures(candidates: Sequence[tuple[str, Facts]]) -> list[str]:
     lines = []
-    for candidate in candidates:
-        who = short_subject(candidate.text("name") or "?")
+    for who, candidate in candidates:
         for failure in candidate.parts("failures"):
             where = f" in the case {failure.text('case')}" if "case" in failure else ""
             lines.append(f"{who}: {failure.text('output')}: {failure.text('reason')}{where}")
@@ -260,10 +246,9 @@ def _failures(candidates: Sequence[Facts]) -> list[str]:
     return lines
 
 
-def _comparison_notes(document: Facts, candidates: Sequence[Facts]) -> list[str]:
+def _comparison_notes(document: Facts, candidates: Sequence[tuple[str, Facts]]) -> list[str]:
     notes = list(document.texts("notes"))
-    for candidate in candidates:
-        who = short_subject(candidate.text("name") or "?")
+    for who, candidate in candidates:
         notes += [f"{who}: {note}" for note in candidate.texts("notes")]
         steady = candidate.part("determinism")
         if steady.flag("identical") is not None:

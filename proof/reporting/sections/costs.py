@@ -13,6 +13,7 @@ from .accuracy import Plot
 
 _DRAWN_SHARE = 0.002
 _LISTED = 800
+_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class CostSection:
 
     summary: str
     classes: Table
+    more_classes: Table | None
     nodes: Table
     plots: tuple[Plot, ...]
     notes: tuple[str, ...]
@@ -31,9 +33,11 @@ def make_costs(document: Facts) -> CostSection | None:
     if not document:
         return None
     nodes = document.parts("nodes")
+    is_long = len(document.parts("classes")) > _SHOWN
     return CostSection(
         summary=_summary(document),
-        classes=_classes(document),
+        classes=_classes(document.parts("classes")[:_SHOWN]),
+        more_classes=_classes(document.parts("classes")) if is_long else None,
         nodes=_nodes(nodes),
         plots=tuple(_plots(document, nodes)),
         notes=(
@@ -46,10 +50,12 @@ def make_costs(document: Facts) -> CostSection | None:
 def _summary(document: Facts) -> str:
     totals, errors = document.part("totals"), document.part("errors")
     flops, moved = (totals.part(key).number("value") for key in ("flops", "bytes"))
+    source = document.part("peaks").text("source")
     said = [
         f"One call of {document.text('target') or document.text('subject')} at "
         f"{document.part('shape').text('text')} is {numerals.significant((flops or 0) / 1e9)} G "
-        f"operations over {numerals.size(moved)}; the machine cannot do it in less than "
+        f"operations over {numerals.size(moved)}. At the peaks of the machine "
+        f"({source or 'unknown'}) that takes at least "
         f"{numerals.milliseconds(totals.number('floor_ms'))}."
     ]
     if "measured_ms" not in totals:
@@ -63,11 +69,19 @@ def _summary(document: Facts) -> str:
             "the nodes has a rank correlation with theirs of "
             f"{numerals.fixed(errors.number('spearman'), 3)}."
         )
-    source = document.part("peaks").text("source")
-    return " ".join(said) + (f" Peaks: {source}." if source else "")
+    return " ".join([*said, *_busy(document.part("environment"))])
 
 
-def _classes(document: Facts) -> Table:
+def _busy(environment: Facts) -> list[str]:
+    """Peaks that were measured while others used the machine are too low."""
+    load = environment.number("load_average")
+    cores = environment.part("cpu").count("physical_cores")
+    if load is None or cores is None or load <= cores:
+        return []
+    return [f"Its load was {numerals.fixed(load, 1)} then, so these peaks are too low."]
+
+
+def _classes(classes: Sequence[Facts]) -> Table:
     rows = [
         [
             entry.text("class") or "?",
@@ -78,7 +92,7 @@ def _classes(document: Facts) -> Table:
             numerals.percent(entry.number("achieved")),
             entry.text("bound") or numerals.DASH,
         ]
-        for entry in document.parts("classes")
+        for entry in classes
     ]
     return Table(
         caption="Classes of nodes, the slowest first",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import numerals
 from ..bundle_facts import BundleFacts
 from ..plots.latency import TINTS, Curve, draw_distribution, draw_throughput
 from ..reader import Facts
+from ..subject_names import short_names
 from ..tables import Table, columns
-from .accuracy import Plot, short_subject
+from .accuracy import Plot
 
 _CURVES = 6
 _WORKS = 8
@@ -56,13 +57,14 @@ def make_benchmark(document: Facts) -> BenchmarkSection | None:
         return None
     works = document.parts("works")
     names = list(dict.fromkeys(name for work in works for name, _ in work.named("candidates")))
+    short = short_names(names)
     tints = {name: TINTS[index % len(TINTS)] for index, name in enumerate(names)}
     return BenchmarkSection(
         summary=_summary(document, works),
         warning="" if document.flag("concluded") is not False else
         "The machine was busy with other work, so nothing is concluded from these times.",
-        tables=(*(_work_table(work, document) for work in works), *_memory(document)),
-        plots=tuple(_plots(works, tints)),
+        tables=(*(_work_table(work, document, short) for work in works), *_memory(document, short)),
+        plots=tuple(_plots(works, tints, short)),
         notes=(
             *document.texts("notes"),
             *(f"{name} was not measured: {document.part('skipped').text(name)}"
@@ -85,7 +87,7 @@ def _summary(document: Facts, works: Sequence[Facts]) -> str:
     return "".join(said) + ". Candidates took turns in rounds of random order."
 
 
-def _work_table(work: Facts, document: Facts) -> Table:
+def _work_table(work: Facts, document: Facts, short: Mapping[str, str]) -> Table:
     reference = document.text("reference")
     rows = []
     for name, found in work.named("candidates"):
@@ -93,7 +95,7 @@ def _work_table(work: Facts, document: Facts) -> Table:
         verdict = work.part("verdicts").part(name)
         rows.append(
             [
-                short_subject(name),
+                short[name],
                 *(
                     numerals.milliseconds(shares.number(key))
                     for key in ("p50", "p90", "p95", "p99")
@@ -124,7 +126,7 @@ def _ratio(verdict: Facts) -> str:
     return f"{ratio} ({low} to {high})"
 
 
-def _memory(document: Facts) -> list[Table]:
+def _memory(document: Facts, short: Mapping[str, str]) -> list[Table]:
     rows = []
     for name, found in document.named("memory"):
         sizes = [(key, found.content[key]) for key in found.content if key != "blocker"]
@@ -133,17 +135,17 @@ def _memory(document: Facts) -> list[Table]:
             for key, value in sizes
             if isinstance(value, int | float)
         )
-        rows.append([short_subject(name), text])
+        rows.append([short.get(name, name), text])
     if not rows:
         return []
     return [Table(caption="Peak memory", columns=columns("candidate|memory"), rows=rows)]
 
 
-def _plots(works: Sequence[Facts], tints: dict[str, str]) -> list[Plot]:
+def _plots(works: Sequence[Facts], tints: dict[str, str], short: Mapping[str, str]) -> list[Plot]:
     plots = []
     for index, work in enumerate(works[:_WORKS]):
         curves = [
-            Curve(short_subject(name), tuple(sorted(found.numbers("cdf_ms"))), tints[name])
+            Curve(short[name], tuple(sorted(found.numbers("cdf_ms"))), tints[name])
             for name, found in work.named("candidates")
             if found.numbers("cdf_ms")
         ][:_CURVES]
@@ -156,7 +158,7 @@ def _plots(works: Sequence[Facts], tints: dict[str, str]) -> list[Plot]:
                 )
             )  # fmt: skip
     rates = {
-        short_subject(name): tuple(
+        short[name]: tuple(
             work.part("candidates").part(name).number("sequences_per_second") for work in works
         )
         for name in tints
@@ -164,7 +166,7 @@ def _plots(works: Sequence[Facts], tints: dict[str, str]) -> list[Plot]:
     if rates and any(rate for found in rates.values() for rate in found):
         svg = draw_throughput(
             [work.text("name") or "?" for work in works], rates,
-            {short_subject(name): tint for name, tint in tints.items()}, "throughput",
+            {short[name]: tint for name, tint in tints.items()}, "throughput",
         )  # fmt: skip
         plots.append(Plot("Throughput.", "Sequences answered a second.", svg))
     return plots

@@ -9,8 +9,8 @@ from .. import numerals
 from ..bundle_facts import BundleFacts
 from ..documents import Documents, command_for, missing_documents
 from ..reader import Facts
+from ..subject_names import concerns, documents_about, short_subject
 from ..tables import Table, columns
-from .accuracy import short_subject
 
 ENGINE_RAN = "engine"
 """What ``verification.targets[].subject`` says when the engine itself answered."""
@@ -47,7 +47,10 @@ class Verdict:
 
 
 def make_verdict(bundle: BundleFacts, documents: Documents) -> Verdict:
-    """Judge a bundle by what its report and the other documents say."""
+    """Judge a bundle by what its report and the documents about it say."""
+    strangers = set(documents.found)
+    documents = documents_about(bundle, documents)
+    strangers -= set(documents.found)
     verification = bundle.report.part("verification")
     verdicts = verification.parts("targets")
     ran = [entry for entry in verdicts if entry.text("subject") == ENGINE_RAN]
@@ -66,7 +69,14 @@ def make_verdict(bundle: BundleFacts, documents: Documents) -> Verdict:
         lede=_lede(bundle, verdicts, ran),
         figures=tuple(_figures(bundle, documents)),
         targets=_targets(bundle, verdicts),
-        open_points=tuple(_open_points(bundle, documents, verdicts)),
+        open_points=(
+            *_open_points(bundle, documents, verdicts),
+            *(
+                (f"The {kind} given is not of this bundle.", "")
+                for kind in sorted(strangers)
+                if not bundle.label
+            ),
+        ),
     )
 
 
@@ -135,8 +145,8 @@ def _size(bundle: BundleFacts) -> Figure | None:
 
 
 def _speed(bundle: BundleFacts, benchmark: Facts) -> Figure:
-    measured = _raced(benchmark)
-    if measured is not None and not bundle.label:
+    measured = _raced(benchmark, bundle)
+    if measured is not None:
         return measured
     latency = bundle.report.part("latency")
     for target in latency.content:
@@ -150,22 +160,29 @@ def _speed(bundle: BundleFacts, benchmark: Facts) -> Figure:
     return Figure("Latency", "not measured", "no engine of it runs where it was built")
 
 
-def _raced(benchmark: Facts) -> Figure | None:
-    """The first piece of work: the reference, and by how much the slowest other is slower."""
-    reference = benchmark.text("reference")
+def _raced(benchmark: Facts, bundle: BundleFacts) -> Figure | None:
+    """The first piece of work: its median, and by how much the slowest other is slower."""
+    reference = benchmark.text("reference") or ""
+    if benchmark.flag("concluded") is False:
+        return None
     for work in benchmark.parts("works")[:1]:
-        median = work.part("candidates").part(reference or "").part("percentiles_ms").number("p50")
-        if median is None or reference is None:
+        candidates = work.part("candidates")
+        own = [name for name in candidates.content if concerns(name, bundle)]
+        name = reference if reference in own else next(iter(own), "")
+        median = candidates.part(name).part("percentiles_ms").number("p50")
+        if median is None:
             return None
+        said = f"median of {short_subject(name)}, {work.text('name')}"
+        if name != reference:
+            ratio = work.part("verdicts").part(name).number("ratio")
+            said += f"; {numerals.fixed(ratio, 2)} of the time of {short_subject(reference)}"
+            return Figure("Latency", numerals.milliseconds(median), said)
         ratios = {
-            name: ratio
-            for name, verdict in work.named("verdicts")
-            if name != reference and (ratio := verdict.number("ratio"))
+            other: ratio
+            for other, verdict in work.named("verdicts")
+            if other != reference and (ratio := verdict.number("ratio"))
         }
-        slowest = max(ratios, key=lambda name: ratios[name], default=None)
-        if benchmark.flag("concluded") is False:
-            return None
-        said = f"median of {short_subject(reference)}, {work.text('name')}"
+        slowest = max(ratios, key=lambda other: ratios[other], default=None)
         if slowest is not None:
             said += f"; {short_subject(slowest)} takes {ratios[slowest]:.2f} times as long"
         return Figure("Latency", numerals.milliseconds(median), said)

@@ -14,7 +14,6 @@ from fuselage.proof.reporting.reader import Facts
 from fuselage.proof.reporting.sections.accuracy import (
     make_comparison,
     make_evaluation,
-    short_subject,
 )
 from fuselage.proof.reporting.sections.calibration import make_calibration
 from fuselage.proof.reporting.sections.costs import make_costs
@@ -26,6 +25,7 @@ from fuselage.proof.reporting.sections.precision import make_precision
 from fuselage.proof.reporting.sections.provenance import build_command
 from fuselage.proof.reporting.sections.speed import make_benchmark
 from fuselage.proof.reporting.sections.verdict import make_verdict
+from fuselage.proof.reporting.subject_names import concerns, short_names, short_subject
 
 from .conftest import Write, documents, make_report
 
@@ -89,7 +89,8 @@ def test_a_failure_is_named_with_its_reason(write_bundle: Write) -> None:
 
 
 def test_a_failed_comparison_overrules_the_build(facts: BundleFacts) -> None:
-    failed = {**documents()["comparison"], "passed": False}
+    failed = documents()["comparison"]
+    failed["candidates"][0]["passed"] = failed["passed"] = False
     verdict = make_verdict(facts, Documents({"comparison": Facts(failed, "c")}))
     assert verdict.tone == "bad"
 
@@ -287,12 +288,23 @@ def test_a_busy_machine_concludes_nothing() -> None:
 def test_where_the_time_goes() -> None:
     section = make_costs(given()["cost-model"])
     assert section is not None
-    assert f"2.00 G operations over 10.0{SPACE}MB" in section.summary
+    assert (
+        f"2.00 G operations over 10.0{SPACE}MB. At the peaks of the machine (measured)"
+        in section.summary
+    )
     assert f"It took 10.0{SPACE}ms. The model said 10.5{SPACE}ms" in section.summary
     assert f"{8.0:.1f}{SPACE}% a node" in section.summary
     assert section.classes.rows[0][:4] == ["MatMul [4, 8]", "8", f"8.00{SPACE}ms", f"80{SPACE}%"]
     assert [plot.title for plot in section.plots] == ["Roofline.", "Prediction."]
     assert section.notes == ("the model cannot count Frob",)
+
+
+def test_peaks_of_a_busy_machine_are_called_too_low() -> None:
+    content = documents()["cost-model"]
+    content["environment"]["load_average"] = 9.0
+    section = make_costs(Facts(content, "c"))
+    assert section is not None
+    assert "Its load was 9.0 then, so these peaks are too low." in section.summary
 
 
 def test_a_count_without_times_draws_nothing_and_is_an_open_point(facts: BundleFacts) -> None:
@@ -332,3 +344,30 @@ def test_two_bundles_beside_one_another(facts: BundleFacts, write_bundle: Write)
 )  # fmt: skip
 def test_short_names_of_subjects(name: str, short: str) -> None:
     assert short_subject(name) == short
+
+
+def test_names_that_would_be_the_same_have_their_folder() -> None:
+    names = ["bundle:a/x#ort-cpu", "bundle:a/y#ort-cpu", "torch-eager"]
+    assert list(short_names(names).values()) == ["x ort-cpu", "y ort-cpu", "torch-eager"]
+
+
+def test_documents_of_other_bundles_say_nothing_of_this_one(facts: BundleFacts) -> None:
+    assert concerns(f"bundle:{facts.path}#ort-cpu", facts)
+    assert concerns("tiny#ort-cpu", facts)
+    assert not concerns("bundle:other#ort-cpu", facts)
+    assert not concerns("torch:tiny", facts)
+    content = documents()["evaluation"]
+    content["candidates"][0]["name"] = "bundle:build/other#ort-cpu"
+    verdict = make_verdict(facts, Documents({"evaluation": Facts(content, "e")}))
+    said = [text for text, _ in verdict.open_points]
+    assert "The evaluation given is not of this bundle." in said
+    assert "How well it does its task was not measured." in said
+    assert not any("Spearman" in figure.name for figure in verdict.figures)
+
+
+def test_a_failure_of_the_other_bundle_is_not_one_of_this(facts: BundleFacts) -> None:
+    content = documents()["comparison"]
+    other = {**content["candidates"][0], "name": "bundle:build/other#ort-cpu", "passed": False}
+    content |= {"passed": False, "candidates": [*content["candidates"], other]}
+    verdict = make_verdict(facts, Documents({"comparison": Facts(content, "c")}))
+    assert verdict.tone == "partly"
