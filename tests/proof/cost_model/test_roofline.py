@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fuselage.compiler.precisions.cost import RATES
 from fuselage.engines.base import BuildConfig
 from fuselage.engines.ort.backend import MODEL, OrtBackend
 from fuselage.errors import DeviceError
@@ -77,9 +78,16 @@ def test_the_machine_has_peaks() -> None:
 
 
 def test_peaks_of_gpus_come_from_data_sheets() -> None:
-    half, single = gpu_peaks("SM89", "fp16"), gpu_peaks("SM89", "fp32")
-    assert half.flops == 2 * single.flops + 1e12  # 121 and 60 TFLOP/s
-    assert half.bandwidth(1) == 300e9
+    sheet = RATES["SM89"]
+    precisions = ("fp32", "fp16", "bf16", "int8", "fp8")
+    assert [gpu_peaks("SM89", precision).flops for precision in precisions] == [
+        sheet.single,
+        sheet.half,
+        sheet.half,
+        sheet.int8,
+        sheet.fp8,
+    ]
+    assert gpu_peaks("SM89", "fp16").bandwidth(1) == sheet.bandwidth
     with pytest.raises(
         DeviceError, match=r"compute capability 'SM10': the rates of SM75, .* known"
     ):
