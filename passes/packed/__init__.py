@@ -1,0 +1,1 @@
+"""Packed rows: several texts share a row, each attending to itself alone."""
