@@ -117,5 +117,5 @@ def _asked(text: Text, task: TaskSpec) -> str | Mapping[str, Any]:
     if isinstance(text, str):
         return f"{text} {task.mask_token}" if task.task == "fill-mask" else text
     if task.task != "sequence-classification":
-        raise FeedError(f"expected single texts for a {task.task} pipeline, got pairs")
+        raise FeedError(f"a pipeline of the task {task.task!r} takes single texts, got pairs")
     return {"text": text[0], "text_pair": text[1]}
