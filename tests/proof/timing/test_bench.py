@@ -421,3 +421,19 @@ def test_a_bundle_is_timed_without_the_compilers_packages(bundle: Path) -> None:
     command = [sys.executable, "-c", code, str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_benchmark_of_the_benchmark_prints_both_figures(bundle: Path, tmp_path: Path) -> None:
+    """Of real processes, on a machine as it is: whether the figures are good is not asked."""
+    script = Path(__file__).parents[3] / "benchmarks" / "bench_repeatability.py"
+    command = [sys.executable, str(script), "--pair", str(bundle), str(bundle), "--shape", "1x4"]
+    command += ["--seconds", "0.01", "--runs", "1", "1", "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["spread"] == 0
+    assert found["no_difference"] == (found["equals"][0]["outcome"] == "no difference")
+    assert (
+        f"equals called no difference: {found['no_difference']:d} of 1 (at least 95%)"
+        in done.stdout
+    )
