@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import numerals
+from ..build_command import build_command
 from ..bundle_facts import BundleFacts
 from ..documents import Documents
 from ..tables import Table, columns
@@ -67,9 +68,9 @@ def _environment(bundle: BundleFacts) -> Table:
 
 
 def _commands(bundle: BundleFacts, documents: Documents) -> tuple[tuple[str, str], ...]:
-    build, is_whole = build_command(bundle)
+    build, is_whole = build_command(bundle.manifest, bundle.path)
     path = shlex.quote(bundle.path)
-    said = "Build it again" if is_whole else "Build it again; give your own text for --text"
+    said = "Build it again" if is_whole else "Build it again, with your own files for FILE"
     given = "".join(
         f" --{kind} {shlex.quote(facts.where)}"
         for kind, facts in documents.found.items()
@@ -82,33 +83,6 @@ def _commands(bundle: BundleFacts, documents: Documents) -> tuple[tuple[str, str
         ("Answer a text", f'fuselage run {path} --text "..."'),
         ("Make this report again", f"fuselage report {path}{given} --out report.html"),
     )
-
-
-def build_command(bundle: BundleFacts) -> tuple[str, bool]:
-    """The command of the build, from the recipe; False when it depends on files of the user."""
-    recipe = bundle.manifest.recipe
-    words = ["fuselage", "build", bundle.manifest.model.id, "--out", bundle.path]
-    words += ["--precision", str(recipe.get("precision", "auto"))]
-    words += [word for target in recipe.get("targets", ()) for word in ("--target", str(target))]
-    for shape in recipe.get("shapes") or ():
-        words += ["--shapes", str(shape)]
-    if recipe.get("profiles") not in (None, "wide"):
-        words += ["--profiles", str(recipe["profiles"])]
-    if recipe.get("weights") == "random":
-        words += ["--weights", "random"]
-    for key in ("int8_embeddings", "float_attention"):
-        if recipe.get(key):
-            words.append("--" + key.replace("_", "-"))
-    budget = recipe.get("budget") or {}
-    for key in ("min_sqnr", "min_cosine"):
-        if budget.get(key) is not None:
-            words += ["--" + key.replace("_", "-"), str(budget[key])]
-    if recipe.get("verify") not in (None, "final"):
-        words += ["--verify", str(recipe["verify"])]
-    own = bool(recipe.get("texts")) or bool(recipe.get("evaluation"))
-    if own:
-        words += ["--text", "FILE"]
-    return shlex.join(words), not own
 
 
 def _files(bundle: BundleFacts) -> Table:

@@ -95,6 +95,7 @@ def test_the_page_is_sound(page: str) -> None:
     assert len(found.ids) == len(set(found.ids))
     assert found.tags["h1"] == 1
     assert found.tags["main"] == 1
+    assert found.tags["style"] == 1
 
 
 def test_links_lead_somewhere_inside(page: str) -> None:

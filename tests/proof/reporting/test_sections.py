@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fuselage.proof.reporting.build_command import build_command
 from fuselage.proof.reporting.bundle_facts import BundleFacts
 from fuselage.proof.reporting.documents import Documents
 from fuselage.proof.reporting.reader import Facts
@@ -22,7 +24,6 @@ from fuselage.proof.reporting.sections.kernels import make_kernels
 from fuselage.proof.reporting.sections.passes import make_passes
 from fuselage.proof.reporting.sections.picture import make_picture
 from fuselage.proof.reporting.sections.precision import make_precision
-from fuselage.proof.reporting.sections.provenance import build_command
 from fuselage.proof.reporting.sections.speed import make_benchmark
 from fuselage.proof.reporting.sections.verdict import make_verdict
 from fuselage.proof.reporting.subject_names import concerns, short_names, short_subject
@@ -208,11 +209,28 @@ def test_kernels_and_operators(facts: BundleFacts) -> None:
 
 
 def test_the_command_that_builds_it_again(facts: BundleFacts) -> None:
-    command, is_whole = build_command(facts)
-    assert is_whole
-    assert command == (
-        f"fuselage build acme/tiny --out {facts.path} --precision int8 --target ort-cpu "
-        "--target tensorrt-rtx"
+    assert build_command(facts.manifest, "out") == (
+        "fuselage build acme/tiny --out out --precision int8 --target ort-cpu "
+        "--target tensorrt-rtx",
+        True,
+    )
+
+
+def test_every_option_of_a_recipe_is_in_its_command(facts: BundleFacts) -> None:
+    recipe = {
+        "precision": "auto", "task": "embedding", "weights": "random", "profiles": "auto",
+        "verify": "each", "gpu_memory": 16, "targets": ["ort-cpu"], "shapes": ["batch=1:8:64"],
+        "compute_capabilities": ["SM89"], "int8_embeddings": True, "refittable": True,
+        "compared": ["fp16"], "texts": "d" * 64, "evaluation": "e" * 64, "costs": None,
+        "budget": {"min_sqnr": 20, "min_cosine": None, "max_drop": {"spearman": 0.1}},
+    }  # fmt: skip
+    manifest = replace(facts.manifest, recipe=recipe)
+    assert build_command(manifest, "a b") == (
+        "fuselage build acme/tiny --out 'a b' --task embedding --weights random --profiles auto "
+        "--verify each --gpu-memory 16 --target ort-cpu --shapes batch=1:8:64 "
+        "--compute-capability SM89 --int8-embeddings --refittable --compare-precisions "
+        "--min-sqnr 20 --max-drop spearman=0.1 --text FILE --eval FILE",
+        False,
     )
 
 
