@@ -20,8 +20,8 @@ from ...graph.tensors import Array, Feeds
 Mask = NDArray[np.bool_]
 
 _BATCH = 8
-_MOST_TOKENS = 2048
-"""Of one case. A case of the largest batch at the greatest length has fewer rows instead."""
+_MOST_TOKENS = 1024
+"""Of a case of several rows: the largest batch at the greatest length has fewer of them instead."""
 
 _LONGEST = 2048
 """Tokens of the longest case: eager attention of 8,192 of them fills 3 GiB a layer."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,16 +34,16 @@ class TorchSubject(Subject):
         reference: TorchReference,
         task: TaskSpec,
         tokenizer: bytes,
-        precision: str = "fp32",
     ) -> None:
         self.name = name
         self.reference = reference
-        self.precision = precision
+        self.precision = "fp32"
         self.task = task
         self.inputs = tuple(TensorSpec(item, "int64", _AXES) for item in reference.inputs)
         self.outputs = _outputs(reference)
-        self._content = tokenizer
-        self._folder = tempfile.TemporaryDirectory(prefix="fuselage-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = tempfile.TemporaryDirectory(
+            prefix="fuselage-"
+        )
         self.tokenizer = Path(self._folder.name) / "tokenizer.json"
         self.tokenizer.write_bytes(tokenizer)
 
@@ -83,13 +85,17 @@ class TorchSubject(Subject):
     def in_float64(self) -> TorchSubject:
         """A copy of the model in float64."""
         assert self.task is not None
-        return TorchSubject(
-            f"{self.name} in float64", self.reference.in_float64(), self.task, self._content, "fp64"
-        )
+        precise = copy.copy(self)  # what it takes and gives is known; only numbers differ
+        precise.name, precise.precision = f"{self.name} in float64", "fp64"
+        precise.reference = self.reference.in_float64()
+        precise.outputs = tuple(replace(spec, dtype="float64") for spec in self.outputs)
+        precise.tokenizer, precise._folder = None, None  # noqa: SLF001 (a copy of this one)
+        return precise
 
     def close(self) -> None:
         """Remove the tokenizer's file."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _outputs(reference: TorchReference) -> tuple[TensorSpec, ...]:
