@@ -43,7 +43,7 @@ KINDS = (
     Kind(
         "cost-model",
         "Where the time goes was not modelled",
-        "fuselage inspect {bundle} --costs --out cost-model.json",
+        "fuselage inspect {bundle} --costs --measure --out cost-model.json",
     ),
 )
 _BY_KEY = {kind.key: kind for kind in KINDS}

@@ -31,6 +31,9 @@ from .sections.speed import BenchmarkSection, first_idea, make_benchmark
 from .sections.verdict import Verdict, make_verdict
 from .tables import Table
 
+MOST_DATA = 1_500_000
+"""Bytes of JSON in a page, which is to stay below 3 MB."""
+
 _TEMPLATE = "report.html.j2"
 
 
@@ -114,7 +117,7 @@ def render_page(bundles: Sequence[BundleFacts], documents: Documents) -> str:
         style=_text("style.css"),
         script=_text("script.js"),
         version=metadata.version("fuselage"),
-        data=script_json(report_data(bundles, documents)),
+        data=script_json(within(report_data(bundles, documents), MOST_DATA)),
     )
 
 
@@ -145,6 +148,28 @@ def report_data(bundles: Sequence[BundleFacts], documents: Documents) -> dict[st
         ],
         "documents": {kind: dict(facts.content) for kind, facts in documents.found.items()},
     }
+
+
+def within(data: dict[str, Any], most: int) -> dict[str, Any]:
+    """The data without its largest parts, as far as a page can hold them.
+
+    Engines and documents go first to last by size, until the rest is small enough; each leaves a
+    line that says so.
+    """
+    kept: dict[str, Any] = json.loads(json.dumps(data))
+    holders = [kept["documents"], *(bundle["engines"] for bundle in kept["bundles"])]
+    sizes = [
+        (len(json.dumps(part)), index, name)
+        for index, holder in enumerate(holders)
+        for name, part in holder.items()
+    ]
+    whole = len(json.dumps(kept))
+    for size, index, name in sorted(sizes, reverse=True):
+        if whole <= most:
+            break
+        holders[index][name] = f"left out of the page: {size} bytes; fuselage report --json has it"
+        whole -= size
+    return kept
 
 
 def whole_words(command: str) -> Markup:

@@ -14,7 +14,7 @@ from fuselage.errors import FuselageError
 from fuselage.proof.reporting.bundle_facts import BundleFacts
 from fuselage.proof.reporting.documents import read_documents
 from fuselage.proof.reporting.make import ReportRequest, make_report
-from fuselage.proof.reporting.page import render_page, script_json
+from fuselage.proof.reporting.page import render_page, script_json, within
 
 from .conftest import Write
 from .conftest import make_report as report_of
@@ -176,6 +176,19 @@ def test_json_cannot_end_its_element() -> None:
     text = script_json({"a": "</script><!--<script>&\u2028"})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"a": "</script><!--<script>&\u2028"}
+
+
+def test_data_that_is_too_large_for_a_page_leaves_a_line() -> None:
+    data = {
+        "bundles": [{"engines": {"a": {"x": "y" * 500}, "b": {"x": 1}}}],
+        "documents": {"cost-model": {"nodes": ["n"] * 900}, "evaluation": {"z": 1}},
+    }
+    assert within(data, 10_000) == data
+    kept = within(data, 1000)
+    assert kept["documents"]["cost-model"].startswith("left out of the page: ")
+    assert kept["bundles"][0]["engines"]["a"] == {"x": "y" * 500}
+    assert len(json.dumps(within(data, 300))) < 500
+    assert isinstance(data["documents"]["cost-model"], dict)
 
 
 def test_letters_of_all_scripts_need_no_font(write_bundle: Write) -> None:

@@ -339,7 +339,7 @@ def test_a_count_without_times_draws_nothing_and_is_an_open_point(facts: BundleF
     points = make_verdict(facts, Documents({"cost-model": document})).open_points
     said = dict(points)
     command = said["Operations were counted, but no node was timed."]
-    assert command.endswith("--costs --out cost-model.json --measure")
+    assert command.endswith("--costs --measure --out cost-model.json")
 
 
 def test_two_bundles_beside_one_another(facts: BundleFacts, write_bundle: Write) -> None:
