@@ -13,7 +13,7 @@ import fuselage
 from fuselage import errors
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["bench", "build", "compare", "load", "pipeline", "report"]
+VERBS = ["bench", "build", "compare", "evaluate", "load", "pipeline", "report"]
 ERRORS = [
     "BuildError",
     "BundleError",
@@ -81,6 +81,8 @@ SIGNATURES = {
     "force=False, cache=True)",
     "compare": "(reference, candidates, *, texts=None, gate=None, tolerances=(), task='auto', "
     "threads=0, locate=True, trust=False)",
+    "evaluate": "(path, data, *, targets=(), reference=None, max_drop=None, threads=0, "
+    "trust=False)",
     "load": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "pipeline": "(path, *, target=None, fallback=(), threads=0, executor=None, trust=False)",
     "report": "(bundle, other=None, *, out='report.html', comparison=None, evaluation=None, "

@@ -71,6 +71,13 @@ def test_an_engine_that_answers_like_its_graph_loses_nothing(
     assert judgement.precision == "fp32"
 
 
+def test_from_python(classifier: Path, labelled: Path) -> None:
+    found = fuselage.evaluate(classifier, labelled, targets="ort-cpu", max_drop={"f1": 0})
+    assert found.passed
+    with pytest.raises(CalibrationError, match="max-drop f1=-1: expected 0 to 100 points"):
+        fuselage.evaluate(classifier, labelled, max_drop={"f1": -1})
+
+
 @pytest.mark.usefixtures("contrary")
 def test_what_is_lost_is_measured_on_the_engine(
     classifier: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
