@@ -23,12 +23,13 @@ BUILD = $(BIN)/fuselage build "$(MODEL)" $(if $(OUT),--out "$(OUT)") --precision
 	$(foreach file,$(TEXT),--text "$(file)") \
 	$(if $(EVAL),--eval "$(EVAL)") $(foreach drop,$(MAX_DROP),--max-drop $(drop)) \
 	$(if $(filter int8 int8-weight-only fp8,$(PRECISION)),$(if $(MIN_SQNR),--min-sqnr $(MIN_SQNR)))
+BUNDLE = $(or $(OUT),build/$(notdir $(MODEL:%/=%)))
 PACKAGE := graph passes engines calibration compiler proof serving
 TEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine compare doctor bench families fuzz test test-all gpu-check lint format typecheck clean
+.PHONY: help setup engine compare evaluate bench report doctor families fuzz test test-all gpu-check lint format typecheck clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,14 +52,21 @@ engine: $(VENV)/.installed  ## Compile MODEL into a verified bundle in OUT
 
 compare: engine  ## Build MODEL and compare what its engines answer with PyTorch; GATE is a file of bounds
 	@$(BIN)/fuselage compare "torch:$(if $(filter random,$(WEIGHTS)),random:)$(MODEL)" \
-		"bundle:$(or $(OUT),build/$(notdir $(MODEL:%/=%)))" --task $(TASK) \
+		"bundle:$(BUNDLE)" --task $(TASK) \
 		$(foreach file,$(TEXT),--text "$(file)") $(if $(GATE),--gate "$(GATE)")
+
+evaluate: engine  ## Build MODEL and judge its engines on the examples in EVAL
+	@$(BIN)/fuselage evaluate "$(BUNDLE)" --data "$(or $(EVAL),$(error EVAL=FILE says what to evaluate with))" \
+		$(foreach drop,$(MAX_DROP),--max-drop $(drop))
+
+bench: engine  ## Build MODEL and time its engines beside plain ONNX Runtime
+	@$(BIN)/fuselage bench "$(BUNDLE)" --baseline ort $(foreach file,$(TEXT),--text "$(file)")
+
+report: engine  ## Build MODEL and write all that is known of the bundle to one HTML file beside it
+	@$(BIN)/fuselage report "$(BUNDLE)" --out "$(BUNDLE).html"
 
 doctor: $(VENV)/.installed  ## Say what builds and runs on this machine
 	@$(BIN)/fuselage doctor
-
-bench: $(VENV)/.installed  ## Compare the latency of the default bundle with plain ONNX Runtime
-	@$(BIN)/python benchmarks/latency.py
 
 test: $(VENV)/.installed-dev  ## Run the tests, the end-to-end build of MiniLM included
 	@$(TEST) -m "not slow and not gpu"
@@ -76,7 +84,7 @@ fuzz: $(VENV)/.installed  ## Damage models and bundles by the thousand: each is 
 # Not through the set-up: such a machine may have no network. PACKAGES is a folder of unpacked wheels.
 gpu-check:  ## On a machine with an NVIDIA GPU: test and measure, into benchmarks/results
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py \
-		$(if $(PACKAGES),--packages "$(PACKAGES)")
+		$(if $(PACKAGES),--packages "$(PACKAGES)") $(if $(OUT),--out "$(OUT)")
 
 lint: $(VENV)/.installed-dev  ## Check style and formatting
 	@$(BIN)/ruff check .
