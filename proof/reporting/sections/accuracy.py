@@ -228,7 +228,7 @@ def _histogram_plots(candidates: Sequence[tuple[str, Facts]]) -> list[Plot]:
         Plot(
             f"Errors of {output}.",
             "Share of all numbers with an absolute error of this size; the smallest "
-            f"{TAIL:.0%} may lie to the left.",
+            f"{100 * TAIL:.0f}\N{NO-BREAK SPACE}% may lie to the left.",
             draw_histogram(histograms, output, f"errors-{index}"),
         )
         for index, (output, histograms) in enumerate(found.items())

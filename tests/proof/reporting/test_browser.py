@@ -231,6 +231,17 @@ def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
         assert [_share(text) for text in rows.evaluate_all(column)] == sorted(shares)
 
 
+def test_units_and_powers_of_ten_count_in_sorting(browser: Any, report: Path) -> None:
+    with Visit(browser, report, viewport=DESK) as visit:
+        table = visit.page.locator("table[data-sortable]", has_text="of the roof").first
+        table.locator("th", has_text="time").get_by_role("button").click()
+        names = table.locator("tbody th").all_text_contents()
+        assert names == ["MatMul [4, 8]", "Add"]  # 8 ms before 900 µs
+        texts = ["1.2×10⁻⁷", "3.0×10⁹", "−5", "< 0.001 %", "18,644", "40.0 MB", "900 µs"]
+        found = visit.page.evaluate("(texts) => texts.map(amount)", texts)
+        assert found == pytest.approx([1.2e-7, 3e9, -5, 0.001, 18_644, 4e7, 9e-4])
+
+
 def _share(text: str) -> float:
     return float("-inf") if text == "–" else float(text.split("\N{NO-BREAK SPACE}")[0])
 
