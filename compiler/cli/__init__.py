@@ -26,6 +26,7 @@ from .rebuild import rebuild
 from .refit import refit
 from .report import report
 from .run import run as run_verb
+from .serve import serve
 from .tune import tune
 from .verify import verify
 
@@ -63,6 +64,7 @@ app.command("bench")(bench)
 app.command("compare")(compare)
 app.command("doctor")(doctor)
 app.command("evaluate")(evaluate)
+app.command("serve")(serve)
 app.command("tune")(tune)
 app.command("verify")(verify)
 app.add_typer(cache, name="cache")

@@ -1,0 +1,71 @@
+"""Counters for Prometheus, in a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """What a server counts.
+
+    Attributes:
+        registry: for what else is to be shown on the same page.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter(
+            "fuselage_http_requests_total",
+            "Answers, by route and status; 499 when the client left first.",
+            ("route", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "fuselage_http_request_seconds",
+            "From a request's headers to its answer.",
+            ("route",),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._in_flight = Gauge(
+            "fuselage_http_in_flight", "Requests under way.", registry=self.registry
+        )
+        self._texts = Counter(
+            "fuselage_texts_total", "Texts embedded.", ("model",), registry=self.registry
+        )
+        self._tokens = Counter(
+            "fuselage_tokens_total", "Tokens embedded.", ("model",), registry=self.registry
+        )
+
+    def routes(self) -> list[Route]:
+        """The page that Prometheus reads."""
+        return [Route("/metrics", self.page, methods=["GET"])]
+
+    async def page(self, _: Request) -> Response:
+        """Everything, in Prometheus' text format."""
+        return Response(
+            generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+        )
+
+    def started(self) -> None:
+        """A request came."""
+        self._in_flight.inc()
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """It was answered."""
+        self._in_flight.dec()
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def texts(self, model: str, texts: int, tokens: int) -> None:
+        """Texts were embedded."""
+        self._texts.labels(model).inc(texts)
+        self._tokens.labels(model).inc(tokens)
