@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ...compiler.models.aliases import alias_of
 from ...engines.manifest import Manifest
 
 _VALUES = {
@@ -29,6 +30,17 @@ _FILES = {"texts": "--text", "evaluation": "--eval", "costs": "--costs"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def model_name(manifest: Manifest) -> str:
+    """What a command calls the model: its alias, which may need no network, or its id."""
+    return alias_of(manifest.model.id) or manifest.model.id
+
+
+def reference_name(manifest: Manifest) -> str:
+    """What a command calls the PyTorch model that the bundle was made from."""
+    drawn = "random:" if manifest.weights == "random" else ""
+    return f"torch:{drawn}{model_name(manifest)}"
+
+
 def build_command(manifest: Manifest, out: str) -> tuple[str, bool]:
     """The command, and whether it is all that is needed.
 
@@ -40,7 +52,7 @@ def build_command(manifest: Manifest, out: str) -> tuple[str, bool]:
         False with ``FILE`` in the command where the recipe knows files of the user by digest alone.
     """
     recipe = manifest.recipe
-    words = ["fuselage", "build", manifest.model.id, "--out", out]
+    words = ["fuselage", "build", model_name(manifest), "--out", out]
     for key, (defaults, option) in _VALUES.items():
         if recipe.get(key) not in defaults:
             words += [option, str(recipe[key])]

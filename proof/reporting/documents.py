@@ -28,7 +28,7 @@ KINDS = (
     Kind(
         "comparison",
         "No comparison beyond the build's ten texts: no adversarial cases, no noise floor",
-        "fuselage compare torch:{model} bundle:{bundle} --out comparison.json",
+        "fuselage compare {reference} bundle:{bundle} --out comparison.json",
     ),
     Kind(
         "evaluation",
@@ -69,18 +69,20 @@ class Documents:
         return self["comparison"]
 
 
-def missing_documents(documents: Documents, bundle: str, model: str) -> dict[str, tuple[str, str]]:
+def missing_documents(
+    documents: Documents, bundle: str, reference: str
+) -> dict[str, tuple[str, str]]:
     """Kind -> what is not known because its document is missing, and the command that makes it."""
     return {
-        kind.key: (f"{kind.missing}.", command_for(kind.key, bundle, model))
+        kind.key: (f"{kind.missing}.", command_for(kind.key, bundle, reference))
         for kind in KINDS
         if not documents[kind.key]
     }
 
 
-def command_for(kind: str, bundle: str, model: str) -> str:
+def command_for(kind: str, bundle: str, reference: str) -> str:
     """The command that makes a document."""
-    words = {"bundle": shlex.quote(bundle), "model": shlex.quote(model)}
+    words = {"bundle": shlex.quote(bundle), "reference": shlex.quote(reference)}
     return _BY_KEY[kind].command.format(**words)
 
 
@@ -97,7 +99,7 @@ def read_documents(paths: Mapping[str, Path | None]) -> Documents:
 
 
 def _read(path: Path, kind: str) -> Facts:
-    command = command_for(kind, "BUNDLE", "MODEL")
+    command = command_for(kind, "BUNDLE", "torch:MODEL")
     advice = f"make one with: {command}"
     if not path.is_file():
         raise FuselageError(f"{path}: expected a {kind} document, found no file; {advice}")

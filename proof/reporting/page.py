@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...errors import MissingPackageError
+from .build_command import reference_name
 from .bundle_facts import BundleFacts
 from .documents import Documents, missing_documents
 from .sections.accuracy import (
@@ -105,7 +106,7 @@ def render_page(bundles: Sequence[BundleFacts], documents: Documents) -> str:
         comparison=make_comparison(documents),
         benchmark=make_benchmark(documents["benchmark"]),
         costs=make_costs(documents["cost-model"]),
-        missing=missing_documents(documents, first.path, first.manifest.model.id),
+        missing=missing_documents(documents, first.path, reference_name(first.manifest)),
     )
     environment.filters["words"] = whole_words
     chapters = [make_chapter(bundle, documents) for bundle in bundles]

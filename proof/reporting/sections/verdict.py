@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import numerals
+from ..build_command import model_name, reference_name
 from ..bundle_facts import BundleFacts
 from ..documents import Documents, command_for, missing_documents
 from ..reader import Facts
@@ -127,11 +129,11 @@ def _open_points(
     bundle: BundleFacts, documents: Documents, verdicts: Sequence[Facts]
 ) -> list[tuple[str, str]]:
     """What nobody checked: a sentence, and the command that would check it."""
-    here = bundle.path
+    here, reference = bundle.path, reference_name(bundle.manifest)
     points = [
         (
             f"The engine {entry.text('target')} has not run: {entry.text('subject')}.",
-            f"fuselage verify {here} --target {entry.text('target')}",
+            f"fuselage compare {shlex.quote(reference)} bundle:{here}#{entry.text('target')}",
         )
         for entry in verdicts
         if entry.text("subject") != ENGINE_RAN
@@ -147,7 +149,7 @@ def _open_points(
     if bundle.report.part("quantization").text("source") == "default corpus":
         points.append(
             ("The ranges come from the texts that ship with fuselage, not from yours.",
-             f"fuselage build {bundle.manifest.model.id} --out {here} --text FILE")
+             f"fuselage build {model_name(bundle.manifest)} --out {here} --text FILE")
         )  # fmt: skip
     if documents["benchmark"].flag("concluded") is False:
         points.append(("The benchmark ran on a busy machine, so it concludes nothing.", ""))
@@ -155,7 +157,7 @@ def _open_points(
     if costs and "measured_ms" not in costs.part("totals"):
         command = command_for("cost-model", here, "")
         points.append(("Operations were counted, but no node was timed.", command))
-    missing = missing_documents(documents, here, bundle.manifest.model.id)
+    missing = missing_documents(documents, here, reference)
     return points + list(missing.values())
 
 

@@ -61,7 +61,9 @@ def test_an_engine_that_did_not_run_is_said_first(facts: BundleFacts) -> None:
     assert verdict.open_points[0][0].startswith(
         "The engine tensorrt-rtx has not run: its graph was"
     )
-    assert verdict.open_points[0][1] == f"fuselage verify {facts.path} --target tensorrt-rtx"
+    assert verdict.open_points[0][1] == (
+        f"fuselage compare torch:acme/tiny bundle:{facts.path}#tensorrt-rtx"
+    )
     said = " ".join(text for text, _ in verdict.open_points)
     assert "The ranges come from the texts that ship with fuselage" in said
     assert len(verdict.open_points) == 6
