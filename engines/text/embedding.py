@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...errors import TextError
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import Floats
 from .texts import listed
 
@@ -17,13 +17,14 @@ class Embedding(TextRuntime):
 
     task = "embedding"
 
+    @in_steps
     def __call__(
         self,
         inputs: str | Iterable[str],
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-    ) -> Floats:
+    ) -> Steps[Floats]:
         """Embed one text or many.
 
         Args:
@@ -46,7 +47,7 @@ class Embedding(TextRuntime):
             else texts
         )
         vectors: Floats | None = None
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             if vectors is None:
                 vectors = np.empty((len(texts), *batch.outputs[0].shape[1:]), np.float32)
             vectors[batch.rows] = batch.outputs[0]

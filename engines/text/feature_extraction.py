@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import Floats
 from .texts import listed
 
@@ -14,7 +14,8 @@ class FeatureExtraction(TextRuntime):
 
     task = "feature-extraction"
 
-    def __call__(self, inputs: str | Iterable[str]) -> Floats | list[Floats]:
+    @in_steps
+    def __call__(self, inputs: str | Iterable[str]) -> Steps[Floats | list[Floats]]:
         """Hidden states, special tokens included, padding not.
 
         Returns:
@@ -26,7 +27,7 @@ class FeatureExtraction(TextRuntime):
         texts, is_one = listed(inputs, (str,))
         encoded = self.encoder.encode(texts)
         states: dict[int, Floats] = {}
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             # copied: a view would keep the padded batch alive
             copies = (values[None].copy() for values in batch.tokens())
             states.update(zip(batch.rows.tolist(), copies, strict=True))

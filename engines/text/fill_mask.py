@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import TextError
 from .batching import Indices
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import Floats, check_top_k, softmax
 from .texts import checked, listed
 
@@ -30,13 +30,14 @@ class FillMask(TextRuntime):
 
     task = "fill-mask"
 
+    @in_steps
     def __call__(
         self,
         inputs: str | Iterable[str],
         *,
         top_k: int = 5,
         targets: str | Sequence[str] | None = None,
-    ) -> Any:
+    ) -> Steps[Any]:
         """Fill the masks of one text or many.
 
         Args:
@@ -59,7 +60,7 @@ class FillMask(TextRuntime):
         encoded = self.encoder.encode(texts)
         masks = self._masks(encoded)
         answers: dict[int, Any] = {}
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             for row, logits in zip(batch.rows.tolist(), batch.tokens(), strict=True):
                 ids = np.array(encoded.encodings[row].ids)
                 scores = softmax(logits[masks[row]])

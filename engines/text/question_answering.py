@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import TextError
 from .answer_spans import Found, Span, SpanSearch, best_spans
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import check_top_k
 from .texts import checked, listed
 
@@ -39,6 +39,7 @@ class QuestionAnswering(TextRuntime):
 
     task = "question-answering"
 
+    @in_steps
     def __call__(
         self,
         inputs: Question | Iterable[Question] | None = None,
@@ -51,7 +52,7 @@ class QuestionAnswering(TextRuntime):
         max_seq_len: int | None = None,
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
-    ) -> Any:
+    ) -> Steps[Any]:
         """Answer one question or many, each from its context.
 
         A context that does not fit is read in overlapping windows; nothing is cut.
@@ -86,7 +87,7 @@ class QuestionAnswering(TextRuntime):
             align_to_words=align_to_words,
         )
         encoded = self._encode(items, max_seq_len, doc_stride)
-        answers = self._answers(encoded, [context for _, context in items], search)
+        answers = yield from self._answers(encoded, [context for _, context in items], search)
         results = [found[0] for found in answers] if top_k == 1 else answers
         return results[0] if is_one else results
 
@@ -124,9 +125,9 @@ class QuestionAnswering(TextRuntime):
 
     def _answers(
         self, encoded: Encoded, contexts: list[str], search: SpanSearch
-    ) -> list[list[Answer]]:
+    ) -> Steps[list[list[Answer]]]:
         found: dict[int, Found] = {}
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             rows = zip(batch.rows.tolist(), batch.tokens(0), batch.tokens(1), strict=True)
             for row, starts, ends in rows:
                 mask = self._mask(encoded.encodings[row])

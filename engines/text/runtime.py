@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import numpy as np
 
@@ -42,8 +43,42 @@ class Batch:
             yield values[begin : begin + length]
 
 
+Answer = TypeVar("Answer")
+Options = ParamSpec("Options")
+Runtime = TypeVar("Runtime", bound="TextRuntime")
+
+Steps = Generator[Encoded, Iterable[Batch], Answer]
+"""An answer up to the engine and from there on: yields the rows once, takes the engine's batches of
+them in any order, and returns the answer. Input is refused before the rows are yielded."""
+
+
+def in_steps(
+    method: Callable[Concatenate[Runtime, Options], Steps[Answer]],
+) -> Callable[Concatenate[Runtime, Options], Answer]:
+    """Make a `Steps` method an ordinary one, which runs the rows by itself; see `TextRuntime`."""
+
+    @functools.wraps(method)
+    def answer(runtime: Runtime, *args: Options.args, **options: Options.kwargs) -> Answer:
+        steps = method(runtime, *args, **options)
+        return finished(steps, runtime.run(next(steps)))
+
+    return answer
+
+
+def finished(steps: Steps[Answer], batches: Iterable[Batch]) -> Answer:
+    """The answer, once the rows that the steps yielded have been run."""
+    try:
+        steps.send(batches)
+    except StopIteration as end:
+        return cast(Answer, end.value)
+    raise AssertionError("steps yield their rows once")
+
+
 class TextRuntime(abc.ABC):
     """Answers on text with an engine; owns the engine and closes it. May be called by threads.
+
+    Each task writes its ``__call__`` as steps and declares it ``@in_steps``, so that others may run
+    the rows of several calls at once; see `steps`.
 
     Attributes:
         task: its name.
@@ -81,6 +116,19 @@ class TextRuntime(abc.ABC):
     @abc.abstractmethod
     def __call__(self, inputs: Any) -> Any:
         """Answer one text, or a list of them in order."""
+
+    def steps(self, inputs: Any, options: Mapping[str, Any] | None = None) -> Steps[Any]:
+        """The call with these inputs, for those who run its rows together with others'.
+
+        Args:
+            inputs: as for the call.
+            options: its keyword arguments.
+
+        Returns:
+            Steps that have not begun; `finished` ends them.
+        """
+        call = cast(Any, type(self).__call__).__wrapped__
+        return cast("Steps[Any]", call(self, inputs, **(options or {})))
 
     def close(self) -> None:
         """Close the engine; may be called twice."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...errors import TextError
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import Floats, check_top_k, sigmoid, softmax
 from .task import Activation
 from .texts import Text, listed
@@ -28,13 +28,14 @@ class SequenceClassification(TextRuntime):
 
     task = "sequence-classification"
 
+    @in_steps
     def __call__(
         self,
         inputs: str | tuple[str, str] | Pair | Iterable[str | tuple[str, str] | Pair],
         *,
         top_k: int | Literal["best"] | None = "best",
         function_to_apply: Activation | None = None,
-    ) -> Any:
+    ) -> Steps[Any]:
         """Classify one input or many.
 
         Args:
@@ -56,7 +57,7 @@ class SequenceClassification(TextRuntime):
         check_top_k(limit)
         items, is_one = listed(inputs, (str, tuple, dict))
         texts = [_text(item, index) for index, item in enumerate(items)]
-        scores = self._scores(self.encoder.encode(texts), function_to_apply)
+        scores = yield from self._scores(self.encoder.encode(texts), function_to_apply)
         answers = self._labels(scores, limit)
         if top_k == "best":
             best = [labels[0] for labels in answers]
@@ -65,14 +66,14 @@ class SequenceClassification(TextRuntime):
             return best if isinstance(inputs, str) else best[0]
         return answers[0] if is_one else answers
 
-    def _scores(self, encoded: Encoded, activation: Activation | None) -> Floats:
+    def _scores(self, encoded: Encoded, activation: Activation | None) -> Steps[Floats]:
         function = _ACTIVATIONS.get(activation or self.spec.activation)
         if function is None:
             raise TextError(
                 f"function_to_apply: expected one of {list(_ACTIVATIONS)}, got {activation!r}"
             )
         scores = np.empty((len(encoded.encodings), len(self.spec.labels)), np.float32)
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             self.check_labels(batch.outputs[0])
             scores[batch.rows] = batch.outputs[0]
         return function(scores)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import TextError
 from .entities import Tokens, Vocabulary, aggregate, keep_longest
-from .runtime import TextRuntime
+from .runtime import Steps, TextRuntime, in_steps
 from .scores import softmax
 from .texts import listed
 
@@ -28,6 +28,7 @@ class TokenClassification(TextRuntime):
 
     task = "token-classification"
 
+    @in_steps
     def __call__(
         self,
         inputs: str | Iterable[str],
@@ -35,7 +36,7 @@ class TokenClassification(TextRuntime):
         aggregation_strategy: Strategy = "none",
         ignore_labels: Collection[str] = ("O",),
         stride: int | None = None,
-    ) -> list[Entity] | list[list[Entity]]:
+    ) -> Steps[list[Entity] | list[list[Entity]]]:
         """Label the tokens of one text or many.
 
         Args:
@@ -71,7 +72,8 @@ class TokenClassification(TextRuntime):
                 stride=stride,
                 strategy="longest_first",
             )
-        entities = self._entities(texts, encoded, aggregation_strategy, frozenset(ignore_labels))
+        found = self._entities(texts, encoded, aggregation_strategy, frozenset(ignore_labels))
+        entities = yield from found
         return entities[0] if is_one else entities
 
     def _check_stride(self, stride: int, strategy: Strategy) -> None:
@@ -86,10 +88,10 @@ class TokenClassification(TextRuntime):
 
     def _entities(
         self, texts: list[str], encoded: Encoded, strategy: Strategy, ignored: frozenset[str]
-    ) -> list[list[Entity]]:
+    ) -> Steps[list[list[Entity]]]:
         vocabulary = Vocabulary.of(self.encoder.tokenizer, self.spec)
         found: dict[int, list[Entity]] = {}
-        for batch in self.run(encoded):
+        for batch in (yield encoded):
             self.check_labels(batch.outputs[0])
             for row, logits in zip(batch.rows.tolist(), batch.tokens(), strict=True):
                 text = texts[encoded.sources[row]]
