@@ -123,10 +123,10 @@ def _named(bundles: list[Path], pairs: list[str]) -> dict[str, Path]:
     """Every bundle under its name, none twice."""
     named = [(path.resolve().name, path) for path in bundles]
     for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not (name and equals and path):
+        name, _, folder = pair.partition("=")
+        if not (name and folder):
             raise FuselageError(f"--name: expected NAME=BUNDLE, got {pair!r}")
-        named.append((name, Path(path)))
+        named.append((name, Path(folder)))
     if not named:
         raise FuselageError("no bundle: give the folder of one, or --name NAME=BUNDLE")
     found: dict[str, Path] = {}

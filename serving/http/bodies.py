@@ -159,5 +159,5 @@ def kind_of(value: Any) -> str:
     """The JSON type of a value, with its article."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    kinds = {str: "a string", list: "a list", dict: "an object"}
+    kinds: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object"}
     return kinds.get(type(value), "a number")

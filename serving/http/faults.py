@@ -23,6 +23,7 @@ class RequestError(FuselageError):
         param: the key of the body at fault.
         is_last: whether the connection closes behind the answer, because the rest of the request
             was not read.
+        allow: methods that the path takes, with 405.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class RequestError(FuselageError):
         code: str | None = None,
         param: str | None = None,
         is_last: bool = False,
+        allow: str | None = None,
     ) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.param = param
         self.is_last = is_last
+        self.allow = allow
 
 
 def bad_request(text: str, param: str | None = None) -> RequestError:
@@ -85,6 +88,8 @@ def fault_reply(fault: RequestError, path: str) -> Response:
         headers["retry-after"] = str(RETRY_AFTER)
     if fault.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if fault.allow is not None:
+        headers["allow"] = fault.allow
     if fault.is_last:
         headers["connection"] = "close"
     body: Mapping[str, object] = {"error": str(fault)}

@@ -73,7 +73,11 @@ class Front:
         except ClientGoneError:
             raise
         except HTTPException as error:  # of the router: no such path or method
-            fault = RequestError(error.status_code, f"{scope['path']!r:.80}: {error.detail}")
+            fault = RequestError(
+                error.status_code,
+                f"{scope['path']!r:.80}: {error.detail}; /docs shows what there is",
+                allow=(error.headers or {}).get("Allow"),
+            )
             await self._refuse(fault, scope, receive, reply)
         except Exception as error:
             fault = fault_of(error)

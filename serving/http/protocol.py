@@ -15,7 +15,7 @@ _FLUSH = 5.0
 """Seconds that the last bytes of an answer may take on a connection that is being closed."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     """One connection.
 
     A client must send whole headers in time and within `MOST_HEADERS`, and read its answer in
@@ -34,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Start the clock of the first headers; refuse what is too many."""
         super().connection_made(transport)
         if len(self.connections) > self.most_connections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -201,8 +202,6 @@ _STYLE = (
 
 
 def _page(schema: Schema) -> str:
-    import json
-
     info = schema["info"]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>"

@@ -7,11 +7,13 @@ import logging
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
 
+from ...engines.text.encoder import TruncationWarning
 from ...errors import FuselageError
 from .app import Application
 from .protocol import BoundedProtocol
@@ -90,6 +92,8 @@ def serve(application: Application, listener: socket.socket, ready: Callable[[st
         timeout_graceful_shutdown=max(1, round(settings.drain)),
     )
     _log_to_stderr()
+    # requests are refused, or say themselves that their texts may be cut
+    warnings.simplefilter("ignore", TruncationWarning)
     try:
         asyncio.run(_Drained(config, application, listener, ready).serve([listener]))
     finally:
@@ -97,7 +101,7 @@ def serve(application: Application, listener: socket.socket, ready: Callable[[st
         listener.close()
 
 
-class _Drained(uvicorn.Server):
+class _Drained(uvicorn.Server):  # type: ignore[misc]
     """Told to stop, it first refuses new requests, and ends behind the last of the old ones."""
 
     def __init__(

@@ -125,7 +125,7 @@ def _shape(value: Any, where: str) -> list[int]:
 
 def _from_bytes(data: bytes, dtype: np.dtype[Any]) -> Array:
     if dtype == np.bool_:  # other bytes than 0 and 1 are no bool to what reads them
-        return np.frombuffer(data, np.uint8) != 0
+        return np.frombuffer(data, np.uint8).astype(np.bool_)
     # copied: bytes behind JSON stand at any address, and kernels want them aligned
     return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
 
