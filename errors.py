@@ -13,6 +13,10 @@ FuselageError
 ├── FeedError            wrong names, dtypes, ranks or sizes were fed to an engine
 ├── TextError            a text (or pair, or question) cannot be tokenised as asked
 ├── MissingPackageError  an optional package is not installed
+├── ServingError         a request was not answered for want of time or room, not for what it asks
+│   ├── OverloadError    too many wait already; sound after a moment
+│   ├── DeadlineError    its deadline passed first
+│   └── DrainingError    no more requests are taken
 └── VerificationError    an engine does not answer like the model
 
 A message says what was expected, what was got, where, and what to do.
@@ -79,6 +83,22 @@ class MissingPackageError(FuselageError):
         )
         self.package = package
         self.extra = extra
+
+
+class ServingError(FuselageError):
+    """A request was not answered for want of time or room, not for what it asks."""
+
+
+class OverloadError(ServingError):
+    """Too many requests wait already; the same request may be answered a moment later."""
+
+
+class DeadlineError(ServingError):
+    """A request's deadline passed before its answer was there."""
+
+
+class DrainingError(ServingError):
+    """No more requests are taken: the batcher drains or is closed."""
 
 
 class VerificationError(FuselageError):

@@ -150,6 +150,14 @@ class TextRuntime(abc.ABC):
         for rows in batches(widths, self._budget, self._limits):
             yield self._run_batch(encoded, rows, int(widths[rows[0]]))
 
+    def widths(self, lengths: Lengths) -> Lengths:
+        """Tokens that texts of these lengths are padded to when each is alone [texts]."""
+        return self._limits.widths(lengths)
+
+    def most_rows(self, width: int) -> int:
+        """Texts of this width that one engine call takes at most."""
+        return self._limits.most_rows(width, self._budget)
+
     def _run_batch(self, encoded: Encoded, rows: Indices, least_width: int) -> Batch:
         missing = max(0, self._limits.min_batch - rows.size)
         padded = np.concatenate([rows, np.repeat(rows[:1], missing)])
