@@ -10,49 +10,22 @@ from ...errors import FuselageError, VerificationError
 from ..subjects.base import Subject
 from .cases import Case
 from .comparator import Keep, measure_all
+from .failures import (
+    Failure,
+    OutputResult,
+    judge_outputs,
+    stability_failures,
+    worst_case,
+)
 from .gates import Gates
-from .measures import MOST, TOGETHER, Measures, broken, scale_of, scaled, together
+from .measures import Measures, scale_of, scaled, together
 from .sources import Asked, make_cases
 from .stability import Determinism, Invariance, determinism, invariance, padded_case
 
-NOISE_FACTOR = 4.0
-"""A candidate may be this many times as far from the reference as the reference from float64."""
+_Located = tuple[str | None, dict[str, Any] | None, str | None]
+"""The first layer that is off, in one line and as JSON; or why nobody knows."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A bound that does not hold.
-
-    Attributes:
-        output: name of the output.
-        reason: metric, value and bound, or why nothing could be measured.
-        case: where; None for an average over all cases.
-    """
-
-    output: str
-    reason: str
-    case: str | None
-
-    def __str__(self) -> str:
-        where = f" in the case {self.case!r}" if self.case else ""
-        return f"{self.output}: {self.reason}{where}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputResult:
-    """One output of one candidate.
-
-    Attributes:
-        name: of the output.
-        metrics: over all cases.
-        bounds: what it was held to.
-        cases: measures of each case, in their order.
-    """
-
-    name: str
-    metrics: dict[str, float | None]
-    bounds: dict[str, float]
-    cases: tuple[Measures, ...] = field(repr=False)
+_NOT_LOCATED: _Located = (None, None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +132,14 @@ def compare_subjects(
     floors = {name: together(parts) for name, parts in noise.items()}
     results = []
     for candidate, parts in zip(candidates, measured, strict=True):
-        outputs, failures = _judge(_by_output(reference, parts), cases, gates, candidate, floors)
-        found = _Found(outputs, failures)
-        steady = determinism(candidate, cases[0])
+        answers = _by_output(reference, parts)
+        outputs, failures = judge_outputs(answers, cases, gates, candidate, floors)
         sway = invariance(candidate, padded_case(cases, sizes), sizes)
-        found.failures += _stability_failures(outputs, sway)
-        results.append(_result(reference, candidate, found, sway, steady, cases, locate=locate))
+        failures += stability_failures(outputs, sway)
+        divergence = _NOT_LOCATED
+        if failures and locate and not (reference.kept or candidate.kept):
+            divergence = _divergence(reference, candidate, outputs, failures[0], cases)
+        results.append(_result(candidate, outputs, failures, sway, cases, divergence))
     return Comparison(
         reference=reference.name,
         precision=reference.precision,
@@ -173,12 +148,6 @@ def compare_subjects(
         noise=floors,
         notes=notes,
     )
-
-
-@dataclass
-class _Found:
-    outputs: tuple[OutputResult, ...]
-    failures: list[Failure]
 
 
 def _check_same(reference: Subject, candidates: Sequence[Subject]) -> None:
@@ -204,125 +173,41 @@ def _by_output(
     return found
 
 
-def _judge(
-    measured: dict[str, tuple[Measures, ...]],
-    cases: Sequence[Case],
-    gates: Gates,
-    candidate: Subject,
-    floors: dict[str, dict[str, float | None]],
-) -> tuple[tuple[OutputResult, ...], list[Failure]]:
-    outputs, failures = [], []
-    for name, parts in measured.items():
-        bounds = _bounds(name, gates, candidate, floors.get(name, {}))
-        metrics = together(parts)
-        outputs.append(OutputResult(name=name, metrics=metrics, bounds=bounds, cases=parts))
-        failures += _failures(name, parts, cases, bounds, metrics)
-    return tuple(outputs), failures
-
-
-def _bounds(
-    output: str, gates: Gates, candidate: Subject, floor: dict[str, float | None]
-) -> dict[str, float]:
-    """Nobody is held to less than the noise of the reference itself, unless the user says so."""
-    bounds = gates.bounds(output, candidate.precision)
-    noise = floor.get("relative")
-    if noise is not None and gates.is_default(output, candidate.precision, "relative"):
-        bounds["relative"] = max(bounds["relative"], NOISE_FACTOR * noise)
-    return bounds
-
-
-def _failures(
-    output: str,
-    parts: Sequence[Measures],
-    cases: Sequence[Case],
-    bounds: dict[str, float],
-    metrics: dict[str, float | None],
-) -> list[Failure]:
-    faults = [
-        Failure(output=output, reason=part.fault, case=case.name)
-        for part, case in zip(parts, cases, strict=True)
-        if part.fault is not None
-    ]
-    averages = {name: bound for name, bound in bounds.items() if name in TOGETHER}
-    found = [
-        Failure(output=output, reason=reason, case=None) for reason in broken(metrics, averages)
-    ]
-    for metric in bounds.keys() - averages.keys():
-        worst = _worst_case(metric, parts, cases)
-        values = {metric: metrics[metric]}
-        found += [
-            Failure(output=output, reason=reason, case=worst)
-            for reason in broken(values, {metric: bounds[metric]})
-        ]
-    found.sort(key=lambda failure: (failure.case is None, not failure.reason.startswith("rel")))
-    return faults + found
-
-
-def _worst_case(metric: str, parts: Sequence[Measures], cases: Sequence[Case]) -> str | None:
-    values = [part.metrics()[metric] for part in parts]
-    known = [
-        (value, case.name) for value, case in zip(values, cases, strict=True) if value is not None
-    ]
-    if not known:
-        return None
-    return (max if metric in MOST else min)(known)[1]
-
-
-def _stability_failures(outputs: Sequence[OutputResult], sway: Invariance) -> list[Failure]:
-    """What batch and padding change must stay within what an engine may be off at all."""
-    failures = []
-    for output in outputs:
-        bounds = {k: v for k, v in output.bounds.items() if k in ("relative", "cosine_min")}
-        for words, metrics in (
-            ("in a batch instead of alone", sway.in_batch.get(output.name, {})),
-            ("padded further", sway.padded.get(output.name, {})),
-        ):
-            failures += [
-                Failure(output=output.name, reason=f"{words}, {reason}", case=None)
-                for reason in broken(metrics, bounds)
-            ]
-    return failures
-
-
 def _result(
-    reference: Subject,
     candidate: Subject,
-    found: _Found,
+    outputs: tuple[OutputResult, ...],
+    failures: Sequence[Failure],
     sway: Invariance,
-    steady: Determinism,
     cases: Sequence[Case],
-    *,
-    locate: bool,
+    divergence: _Located,
 ) -> CandidateResult:
-    notes = list(candidate.notes)
-    line, facts = None, None
-    if found.failures and locate and not (reference.kept or candidate.kept):
-        line, facts, note = _divergence(reference, candidate, found, cases)
-        notes += [note] if note else []
+    line, facts, note = divergence
     return CandidateResult(
         name=candidate.name,
         precision=candidate.precision,
-        outputs=found.outputs,
-        failures=tuple(found.failures),
+        outputs=outputs,
+        failures=tuple(failures),
         invariance=sway,
-        determinism=steady,
+        determinism=determinism(candidate, cases[0]),
         divergence=line,
         divergence_facts=facts,
-        notes=tuple(notes),
+        notes=(*candidate.notes, *([note] if note else [])),
     )
 
 
 def _divergence(
-    reference: Subject, candidate: Subject, found: _Found, cases: Sequence[Case]
-) -> tuple[str | None, dict[str, Any] | None, str | None]:
-    """The first layer that is off, in one line and as JSON; or why nobody knows."""
+    reference: Subject,
+    candidate: Subject,
+    outputs: Sequence[OutputResult],
+    failure: Failure,
+    cases: Sequence[Case],
+) -> _Located:
     try:
         from ..locating.locate import locate_divergence
-    except ImportError:
-        return None, None, None
-    failure = found.failures[0]
-    output = next(output for output in found.outputs if output.name == failure.output)
-    worst = failure.case or _worst_case("relative", output.cases, cases)
+    except ImportError as error:  # a host that runs engines and builds none
+        return None, None, f"the first layer that is off was not looked for: {error}"
+    output = next(output for output in outputs if output.name == failure.output)
+    worst = failure.case or worst_case("relative", output.cases, cases)
     feeds = next((case.feeds for case in cases if case.name == worst), cases[0].feeds)
     tolerance = output.bounds["relative"]
     try:

@@ -60,7 +60,8 @@ class Measures:
         p999: what 99.9 % of absolute errors stay within.
         cosines: of every vector along the last axis; empty for vectors of one number.
         kl: of every distribution, nats; empty where the output is none.
-        top: k -> share of the reference's k best that are the candidate's, of every distribution.
+        top: k -> share of the reference's k best that are the candidate's, of every distribution
+            over more than k.
         histogram: of log10 |error|, between `EDGES`.
         exact: numbers without any error, which have no logarithm.
         worst: the vector that is furthest off, None where nothing was judged.
@@ -233,12 +234,15 @@ def _log_softmax(rows: Floats, judged: Mask) -> Floats:
 
 
 def _agreements(wanted: Floats, got: Floats, judged: Mask) -> dict[int, Floats]:
-    real = judged.any(axis=1)
-    first, second = (np.where(judged[real], array[real], -np.inf) for array in (wanted, got))
+    """Of distributions over more than k; all of fewer would be among the best k."""
+    first, second = (np.where(judged, array, -np.inf) for array in (wanted, got))
     found = {}
     for k in (1, 5):
-        if k < wanted.shape[1] and len(first):
-            best = [np.argpartition(-array, k - 1, axis=1)[:, :k] for array in (first, second)]
+        real = judged.sum(axis=1) > k
+        if real.any():
+            best = [
+                np.argpartition(-array[real], k - 1, axis=1)[:, :k] for array in (first, second)
+            ]
             shared = (best[0][:, :, None] == best[1][:, None, :]).any(axis=2)
             found[k] = np.asarray(shared.mean(axis=1), np.float64)
     return found

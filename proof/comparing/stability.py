@@ -19,6 +19,10 @@ _PADDING = 7
 """Columns added: no multiple of what kernels like."""
 
 
+IN_BATCH, PADDED = "in a batch instead of alone", "padded further"
+"""What is done to a text, for messages."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Invariance:
     """How much a text's answer depends on what stands beside it.
@@ -27,11 +31,13 @@ class Invariance:
         rows: texts that were asked alone, in a batch and padded further; 0 when none could be.
         in_batch: output -> metrics of alone against in a batch.
         padded: output -> metrics of in a batch against the same batch padded further.
+        faults: (output, why) of what could not be measured, such as NaN beside other texts only.
     """
 
     rows: int
     in_batch: dict[str, dict[str, float | None]]
     padded: dict[str, dict[str, float | None]]
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +91,14 @@ def invariance(subject: Subject, case: Case | None, sizes: Sizes) -> Invariance:
     rows = [row for row, length in enumerate(lengths) if length >= max(sizes.sequence[0], 1)]
     alone = [subject.run(_row(case.feeds, row, int(lengths[row]))) for row in rows]
     whole = subject.run(case.feeds)
-    in_batch = _changes(subject, alone, [_cut(whole, row) for row in rows])
-    padded = {}
+    in_batch, faults = _changes(subject, alone, [_cut(whole, row) for row in rows], IN_BATCH)
+    padded: dict[str, dict[str, float | None]] = {}
     if _width(case) + _PADDING <= sizes.sequence[1]:
         wide = subject.run(_padded(case.feeds, case))
-        padded = _changes(
-            subject,
-            [_cut(whole, row, like) for row, like in zip(rows, alone, strict=True)],
-            [_cut(wide, row) for row in rows],
-        )
-    return Invariance(rows=len(rows), in_batch=in_batch, padded=padded)
+        cut = [_cut(whole, row, like) for row, like in zip(rows, alone, strict=True)]
+        padded, more = _changes(subject, cut, [_cut(wide, row) for row in rows], PADDED)
+        faults += more
+    return Invariance(rows=len(rows), in_batch=in_batch, padded=padded, faults=tuple(faults))
 
 
 def determinism(subject: Subject, case: Case) -> Determinism:
@@ -123,10 +127,13 @@ def _cut(outputs: Answer, row: int, like: Answer | None = None) -> Answer:
 
 
 def _changes(
-    subject: Subject, before: Sequence[Answer], after: Sequence[Answer]
-) -> dict[str, dict[str, float | None]]:
-    """Metrics of each output, over rows; what follows the tokens of the first is padding."""
-    found = {}
+    subject: Subject, before: Sequence[Answer], after: Sequence[Answer], words: str
+) -> tuple[dict[str, dict[str, float | None]], list[tuple[str, str]]]:
+    """Metrics of each output over rows, and the first fault of each.
+
+    What follows the tokens of the first answer is padding.
+    """
+    found, faults = {}, []
     for name in (spec.name for spec in subject.outputs):
         parts = []
         for first, second in zip(before, after, strict=True):
@@ -134,7 +141,9 @@ def _changes(
             got = second[name][tuple(map(slice, wanted.shape))]
             parts.append(measure(wanted, got, np.ones(wanted.shape, bool), is_logits=False))
         found[name] = together(parts)
-    return found
+        wrong = [part.fault for part in parts if part.fault is not None]
+        faults += [(name, f"{words}, {fault}") for fault in wrong[:1]]
+    return found, faults
 
 
 def _padded(feeds: Feeds, case: Case) -> dict[str, Array]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from fuselage.errors import VerificationError
 from fuselage.graph.tensors import Array, TensorSpec
 from fuselage.proof.comparing.cases import Case
-from fuselage.proof.comparing.compare import NOISE_FACTOR, Comparison, compare_subjects
+from fuselage.proof.comparing.compare import Comparison, compare_subjects
+from fuselage.proof.comparing.failures import NOISE_FACTOR, NOTHING_JUDGED
 from fuselage.proof.comparing.gates import Gates, read_gates
 from fuselage.proof.comparing.sources import Asked
 from fuselage.proof.subjects.base import Subject
@@ -162,6 +164,38 @@ def test_the_document_holds_what_a_report_needs(cases: Cases) -> None:
     assert worst["text"] == f"{worst['case']} {worst['row']}"
     assert candidate["failures"][0]["output"] == "hidden"
     assert candidate["determinism"] == {"runs": 3, "identical": True, "max_abs": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("broken_when", "words"),
+    [
+        (lambda mask: mask.shape[1] > 5, "hidden: padded further, NaN at"),
+        (lambda mask: mask.shape[0] == 1, "hidden: relative nan"),
+    ],
+)
+def test_nan_that_only_other_batches_show_fails(
+    cases: Cases, broken_when: Callable[[Array], bool], words: str
+) -> None:
+    def fault(feeds: Mapping[str, Array], answer: Array) -> Array:
+        is_broken = broken_when(np.asarray(feeds["attention_mask"]))
+        return answer * np.float32("nan") if is_broken else answer
+
+    (candidate,) = _compared(cases, fault).candidates
+    assert words.split(": ")[1] in " ".join(str(failure) for failure in candidate.failures)
+
+
+def test_an_output_of_which_nothing_is_judged_does_not_pass(cases: Cases) -> None:
+    hidden = [replace(case, mask=np.zeros_like(case.mask)) for case in cases]
+    found = _compared(tuple(hidden), lambda _, answer: answer + 1)
+    assert [failure.reason for failure in found.candidates[0].failures] == [NOTHING_JUDGED]
+
+
+@pytest.mark.parametrize("bound", ["hidden:kl=1", "top_1=0.9"])
+def test_a_bound_on_what_has_no_value_does_not_pass(cases: Cases, bound: str) -> None:
+    found = _compared(cases, None, read_gates(None, [bound]))
+    metric = bound.partition("=")[0].rpartition(":")[2]
+    assert str(found.candidates[0].failures[0]) == f"hidden: {metric} has a bound and no value here"
+    assert _compared(cases, None, read_gates(None, ["snr_db=60"])).passed  # no noise at all
 
 
 class _Noisy(TableSubject):

@@ -39,6 +39,8 @@ def test_p999_leaves_one_in_a_thousand_out() -> None:
     metrics = measure(reference, got, _all(reference), is_logits=False).metrics()
     assert metrics["max_abs"] == 1.0
     assert metrics["p999"] == pytest.approx(1e-3)
+    got[0, :20] = 1.0  # two in a thousand are not
+    assert measure(reference, got, _all(reference), is_logits=False).metrics()["p999"] == 1.0
 
 
 def test_what_is_not_judged_has_no_say() -> None:
@@ -86,6 +88,27 @@ def test_distributions_over_tokens_leave_padding_out() -> None:
     metrics = measure(reference, got, judged, is_logits=True).metrics()
     assert metrics["kl"] == 0.0
     assert metrics["top_1"] == 1.0
+
+
+def test_distributions_below_zero_are_shifted_by_their_own_largest() -> None:
+    reference = np.array([[-900.0, -901.0]])
+    got = np.array([[-901.0, -900.0]])
+    kl = measure(reference, got, _all(reference), is_logits=True).metrics()["kl"]
+    assert kl == pytest.approx((math.e - 1) / (math.e + 1))
+
+
+def test_top_5_is_of_distributions_over_more_than_five_tokens() -> None:
+    judged = np.arange(12) < np.array([[3], [5], [6]])
+    reference = np.random.default_rng(0).standard_normal((3, 12))
+    got = reference + np.where(judged, 0.0, np.random.default_rng(1).standard_normal((3, 12)))
+    found = measure(reference, got, judged, is_logits=True)
+    assert {k: values.tolist() for k, values in found.top.items()} == {1: [1.0] * 3, 5: [1.0]}
+
+
+def test_what_the_reference_itself_cannot_answer_is_no_fault_of_the_candidate() -> None:
+    answer = np.array([[1.0, np.nan]], np.float32)
+    found = measure(answer, answer, np.array([[True, False]]), is_logits=False)
+    assert (found.fault, found.elements, found.relative) == (None, 1, 0.0)
 
 
 @pytest.mark.parametrize(
