@@ -67,6 +67,7 @@ def serve(
     """
     try:
         from ...serving.http.app import Application
+        from ...serving.http.metrics import Metrics
         from ...serving.http.models import Opening, open_models
         from ...serving.http.server import bind
         from ...serving.http.server import serve as run_server
@@ -85,9 +86,11 @@ def serve(
         access_log=access_log,
     )
     wanted = _named(bundles or [], name or [])
-    listener = bind(settings)
+    listener, metrics = bind(settings), Metrics()
     try:
-        models = open_models(wanted, Opening(target=target, threads=threads, trust=trust), settings)
+        models = open_models(
+            wanted, Opening(target=target, threads=threads, trust=trust), settings, metrics
+        )
     except BaseException:
         listener.close()
         raise
@@ -95,7 +98,7 @@ def serve(
         for line in model.runtime.engine.notes:
             say(f"note: {model.name}: {line}")
     _warn_of_strangers(settings)
-    run_server(Application(models, settings), listener, _announce)
+    run_server(Application(models, settings, metrics), listener, _announce)
 
 
 def _announce(address: str) -> None:

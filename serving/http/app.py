@@ -29,11 +29,11 @@ class Application:
         metrics: what it counts.
     """
 
-    def __init__(self, models: ServedModels, settings: Settings) -> None:
+    def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self.models = models
         self.settings = settings
         self.state = ServerState()
-        self.metrics = Metrics()
+        self.metrics = metrics
         routes = [
             Route("/health", self._health, methods=["GET"]),
             *EmbeddingEndpoints(models, self.metrics, settings.max_texts).routes(),

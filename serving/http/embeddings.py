@@ -18,7 +18,7 @@ from .bodies import check_keys, kind_of, read_object
 from .encoder import encoded_tokens, may_cut
 from .faults import RequestError, bad_request
 from .metrics import Metrics
-from .models import ServedModel, ServedModels
+from .models import ServedModel, ServedModels, client_of
 from .replies import json_reply
 
 _TASKS = ("embedding",)
@@ -68,7 +68,7 @@ class EmbeddingEndpoints:
         _check_dimensions(body.get("dimensions"), model)
         items = _items(body.get("input"), "input", self._max_texts)
         encoded = await self._encoded(model, items, cut=_flag(body, "truncate"))
-        vectors = await self._vectors(model, encoded)
+        vectors = await self._vectors(model, encoded, request)
         tokens = int(encoded.lengths.sum())
         return json_reply(
             {
@@ -99,7 +99,7 @@ class EmbeddingEndpoints:
         if before:
             items = [before + item if isinstance(item, str) else item for item in items]
         encoded = await self._encoded(model, items, cut=_flag(body, "truncate"))
-        vectors = await self._vectors(model, encoded)
+        vectors = await self._vectors(model, encoded, request)
         return json_reply(vectors.tolist())
 
     async def list_models(self, _: Request) -> Response:
@@ -119,9 +119,9 @@ class EmbeddingEndpoints:
             return encoder.encode(items)
         return await asyncio.to_thread(encoder.encode, items)
 
-    async def _vectors(self, model: ServedModel, encoded: Encoded) -> Floats:
+    async def _vectors(self, model: ServedModel, encoded: Encoded, request: Request) -> Floats:
         with model.admission.one():
-            vectors = await model.embed(encoded)
+            vectors = await model.embed(encoded, client_of(request))
         self._metrics.texts(model.name, len(encoded.lengths), int(encoded.lengths.sum()))
         return vectors
 

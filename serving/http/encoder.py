@@ -44,6 +44,9 @@ class TokenRow:
     ids: list[int]
     type_ids: list[int]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
 
 def encoded_tokens(rows: Sequence[Sequence[int]], encoder: TextEncoder) -> Encoded:
     """Token ids, used as they are: special tokens must be among them.

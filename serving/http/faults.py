@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from ...errors import FeedError, FuselageError, TextError
+from ...errors import (
+    DeadlineError,
+    DrainingError,
+    FeedError,
+    FuselageError,
+    OverloadError,
+    TextError,
+)
 from .replies import json_reply
 
 RETRY_AFTER = 1
@@ -72,6 +79,10 @@ def fault_of(error: Exception) -> RequestError:
         return error
     if isinstance(error, TextError | FeedError):
         return bad_request(str(error))
+    if isinstance(error, OverloadError | DrainingError):
+        return overloaded(str(error))
+    if isinstance(error, DeadlineError):
+        return RequestError(504, str(error), code="timeout")
     if isinstance(error, FuselageError):
         return RequestError(500, str(error), code="engine_error")
     return RequestError(500, "internal error; the server's log says more", code="internal_error")

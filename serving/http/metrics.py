@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..batching import BatchRecord
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -44,6 +46,21 @@ class Metrics:
         self._tokens = Counter(
             "fuselage_tokens_total", "Tokens embedded.", ("model",), registry=self.registry
         )
+        self._batches = self._of_model("fuselage_batches_total", "Batches run.")
+        self._batch_texts = self._of_model("fuselage_batch_texts_total", "Texts in batches.")
+        self._batch_tokens = self._of_model("fuselage_batch_tokens_total", "Tokens in batches.")
+        self._padded_tokens = self._of_model(
+            "fuselage_batch_padded_tokens_total", "Tokens in batches, with those of the padding."
+        )
+        self._batch_seconds = Counter(
+            "fuselage_batch_seconds_total",
+            "Seconds that heads of batches waited (queue), and that batches ran (compute).",
+            ("model", "phase"),
+            registry=self.registry,
+        )
+
+    def _of_model(self, name: str, about: str) -> Counter:
+        return Counter(name, about, ("model",), registry=self.registry)
 
     def routes(self) -> list[Route]:
         """The page that Prometheus reads."""
@@ -64,6 +81,15 @@ class Metrics:
         self._in_flight.dec()
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def batch(self, model: str, record: BatchRecord) -> None:
+        """An engine answered a batch; called by the threads of batchers."""
+        self._batches.labels(model).inc()
+        self._batch_texts.labels(model).inc(record.texts)
+        self._batch_tokens.labels(model).inc(record.tokens)
+        self._padded_tokens.labels(model).inc(record.padded_tokens)
+        self._batch_seconds.labels(model, "queue").inc(record.queue_ms / 1e3)
+        self._batch_seconds.labels(model, "compute").inc(record.compute_ms / 1e3)
 
     def texts(self, model: str, texts: int, tokens: int) -> None:
         """Texts were embedded."""

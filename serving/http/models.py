@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.requests import Request
 
 from ...engines.bundle import Bundle
 from ...engines.text.batching import BUDGETS, GPU_BUDGET, BatchLimits
@@ -20,8 +22,10 @@ from ...engines.text.scores import Floats
 from ...engines.text.task import TASK_FILE, TaskSpec
 from ...errors import BundleError
 from ...graph.tensors import Array, ShapeProfile
+from ..batching import BatcherOptions, TokenBatcher
 from .encoder import StrictEncoder
 from .faults import RequestError
+from .metrics import Metrics
 from .settings import Settings
 from .workers import Admission, Workers
 
@@ -31,6 +35,9 @@ VERSION = "1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CALLS = 2
 """Calls of one engine at once: the second prepares and reads while the first computes."""
+
+_LARGE_REQUESTS = 4
+"""Requests with as many texts as there may be that the queue has room for, beside small ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,45 +66,53 @@ class ServedModel:
     Args:
         name: see the attribute.
         runtime: see the attribute.
-        max_queue: requests that wait or compute at once.
+        settings: bounds of the queue.
+        metrics: told of every batch.
     """
 
-    def __init__(self, name: str, runtime: TextRuntime, max_queue: int) -> None:
+    def __init__(
+        self, name: str, runtime: TextRuntime, settings: Settings, metrics: Metrics
+    ) -> None:
         self.name = name
         self.runtime = runtime
-        self.admission = Admission(max_queue)
+        self.admission = Admission(settings.max_queue)
         self._workers = Workers(_CALLS)
+        self._batcher = TokenBatcher(
+            runtime,
+            BatcherOptions(max_queue=settings.max_queue + _LARGE_REQUESTS * settings.max_texts),
+            on_batch=partial(metrics.batch, name),
+        )
 
     @property
     def task(self) -> str:
         """Of the bundle."""
         return self.runtime.task
 
-    async def embed(self, encoded: Encoded) -> Floats:
-        """Vectors of texts [texts, dimension]."""
-        return await self._workers.call(self._embed, encoded)
+    async def embed(self, encoded: Encoded, client: str) -> Floats:
+        """Vectors of texts [texts, dimension], in batches with those of other clients.
 
-    def _embed(self, encoded: Encoded) -> Floats:
+        Args:
+            encoded: the texts.
+            client: whose turn it is.
+        """
         dimension = self.runtime.spec.dimension or 0
         vectors = np.empty((len(encoded.encodings), dimension), np.float32)
-        for batch in self.runtime.run(encoded):
+        for batch in await self._batcher.run(encoded, client=client):
             vectors[batch.rows] = batch.outputs[0]
         return vectors
+
+    async def predict(self, inputs: Any, options: Mapping[str, Any], client: str) -> Any:
+        """What the runtime of the task answers, in batches likewise."""
+        return await self._batcher.ask(inputs, options=options, client=client)
 
     async def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Raw tensors, straight to the engine."""
         return await self._workers.call(self.runtime.engine.run, feeds)
 
-    async def predict(self, inputs: Any, options: Mapping[str, Any]) -> Any:
-        """What the runtime of the task answers."""
-        return await self._workers.call(self._predict, inputs, options)
-
-    def _predict(self, inputs: Any, options: Mapping[str, Any]) -> Any:
-        return self.runtime(inputs, **options)
-
     def close(self) -> None:
         """Release the engine behind the calls under way."""
         self._workers.close()
+        self._batcher.close()
         self.runtime.close()
 
 
@@ -163,7 +178,14 @@ class ServedModels:
             model.close()
 
 
-def open_models(bundles: Mapping[str, Path], opening: Opening, settings: Settings) -> ServedModels:
+def client_of(request: Request) -> str:
+    """Whom a request counts for when clients take turns: the machine it came from."""
+    return request.client.host if request.client else ""
+
+
+def open_models(
+    bundles: Mapping[str, Path], opening: Opening, settings: Settings, metrics: Metrics
+) -> ServedModels:
     """Open bundles under their names, all or none.
 
     Raises:
@@ -179,7 +201,7 @@ def open_models(bundles: Mapping[str, Path], opening: Opening, settings: Setting
                     "'-'; give one with --name NAME=FOLDER"
                 )
             runtime = opened.enter_context(_open_runtime(path, opening))
-            models[name] = ServedModel(name, runtime, settings.max_queue)
+            models[name] = ServedModel(name, runtime, settings, metrics)
         opened.pop_all()
     return ServedModels(models)
 

@@ -14,7 +14,7 @@ from ...engines.text.task import TASKS
 from .bodies import check_keys, kind_of, read_object
 from .encoder import may_cut
 from .faults import bad_request
-from .models import ServedModel, ServedModels
+from .models import ServedModel, ServedModels, client_of
 from .replies import json_reply
 
 Check = tuple[Callable[[Any], bool], str]
@@ -88,7 +88,7 @@ class PredictionEndpoint:
             raise bad_request(f"truncate: expected true or false, got {kind_of(cut)}")
         may_cut.set(cut)
         with model.admission.one():
-            answer = await model.predict(inputs, options)
+            answer = await model.predict(inputs, options, client_of(request))
         return json_reply(plain(answer))
 
     def _inputs(self, value: Any) -> Any:

@@ -135,6 +135,7 @@ def test_metrics_count_answers_by_route(http: httpx.Client) -> None:
     assert 'fuselage_http_requests_total{route="other",status="404"}' in page
     assert "nothing-such" not in page
     assert 'fuselage_tokens_total{model="tiny"}' in page
+    assert 'fuselage_batches_total{model="tiny"}' in page
     assert "process_resident_memory_bytes" in page
 
 

@@ -1,0 +1,1 @@
+"""Many clients of an HTTP server, in a process of their own."""
