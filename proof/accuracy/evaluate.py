@@ -17,9 +17,9 @@ from ...engines.bundle import Bundle
 from ...engines.text.pipeline import text_pipeline
 from ...engines.text.task import TASK_FILE, TaskSpec
 from ...errors import BundleError, DeviceError
+from ..subjects.as_engine import as_engine, refuse_kept
 from ..subjects.base import Subject
 from ..subjects.open import SubjectOptions, open_subject, runnable_names
-from .subject_engine import engine_of
 
 SCHEMA = 1
 
@@ -55,7 +55,8 @@ class Judgement:
 
     def over(self, max_drop: Mapping[str, float]) -> list[MetricDrop]:
         """Metrics that lose more than they may."""
-        return [item for item in self.drops if item.drop > max_drop.get(item.metric, float("inf"))]
+        budgets = ((item, max_drop.get(item.metric)) for item in self.drops)
+        return [item for item, budget in budgets if budget is not None and not item.drop <= budget]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +218,13 @@ class _Asking:
         listener = self._listener
         if listener is not None:
             listener.started(stage)
-        subject = open_subject(name, self._options)
-        engine = engine_of(subject)
-        tokenizer = subject.tokenizer or self._bundle.path("tokenizer.json")
-        spec = subject.task or self._spec
-        with text_pipeline(engine, tokenizer, spec, profile=subject.profile) as runtime:
-            found = answer_all(
-                runtime, self._examples, None if listener is None else listener.advanced
-            )
+        with open_subject(name, self._options) as subject:
+            refuse_kept(subject)
+            tokenizer = subject.tokenizer or self._bundle.path("tokenizer.json")
+            spec = subject.task or self._spec
+            engine, advanced = as_engine(subject), None if listener is None else listener.advanced
+            with text_pipeline(engine, tokenizer, spec, profile=subject.profile) as runtime:
+                found = answer_all(runtime, self._examples, advanced)
         if listener is not None:
             listener.ended(stage, time.perf_counter() - start)
         return found, subject

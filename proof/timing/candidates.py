@@ -11,8 +11,9 @@ from ...engines.base import Engine
 from ...engines.text.pipeline import text_pipeline
 from ...engines.text.runtime import TextRuntime
 from ...engines.text.task import TaskSpec
-from ...errors import FeedError, SourceError
-from ...graph.tensors import Array, Feeds
+from ...errors import FeedError
+from ...graph.tensors import Feeds
+from ..subjects.as_engine import as_engine, engine_inside
 from ..subjects.base import Subject, chosen_feeds
 from .turns import Call
 from .work import Work
@@ -81,7 +82,7 @@ class Candidate:
         subject = self.subject
         inputs = [chosen_feeds(subject.inputs, feeds, self.name) for feeds in work.inputs]
         count = len(inputs)
-        engine = engine_of(subject)
+        engine = engine_inside(subject)
         if on_device and engine is not None and engine.target.startswith("tensorrt"):
             return self._by_device(engine, inputs)
         run = subject.run if engine is None else engine.run
@@ -118,41 +119,4 @@ class Candidate:
                 f"{self.name}: texts need a tokenizer, which neither it nor another candidate has; "
                 "add a bundle or a torch: model, or measure with --mode engine"
             )
-        engine = engine_of(subject) or SubjectEngine(subject)
-        return text_pipeline(engine, reader[0], reader[1], profile=subject.profile)
-
-
-class SubjectEngine(Engine):
-    """A subject as an engine, for text runtimes."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.target = "ort-cpu"  # the batches that suit a CPU
-        self.inputs = subject.inputs
-        self.outputs = subject.outputs
-        self._subject = subject
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Answer once."""
-        return self._subject.run(feeds)
-
-    def close(self) -> None:
-        """Close the subject."""
-        self._subject.close()
-
-
-def engine_of(subject: Subject) -> Engine | None:
-    """The engine inside a subject of a bundle; None for others."""
-    engine = getattr(subject, "engine", None)
-    return engine if isinstance(engine, Engine) else None
-
-
-def refuse_kept(subject: Subject) -> None:
-    """Answers that were kept take no time.
-
-    Raises:
-        SourceError: for a subject of that kind.
-    """
-    if subject.kept:
-        raise SourceError(
-            f"{subject.name}: kept results cannot be timed; give a bundle:, ort: or torch: subject"
-        )
+        return text_pipeline(as_engine(subject), reader[0], reader[1], profile=subject.profile)

@@ -10,9 +10,10 @@ from typing import Any
 from ...engines import host
 from ...engines.bundle import Bundle
 from ...errors import SourceError
+from ..subjects.as_engine import refuse_kept
 from ..subjects.open import SubjectOptions, open_subject, split_name
 from .baselines import ModelName, check_baselines, open_baseline
-from .candidates import Candidate, refuse_kept
+from .candidates import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 import fuselage
+from fuselage.calibration.evaluation.drops import MetricDrop
 from fuselage.calibration.evaluation.records import EvaluationFile
 from fuselage.compiler.cli import run
 from fuselage.engines.ort.engine import OrtEngine
 from fuselage.errors import CalibrationError, SourceError
 from fuselage.graph.tensors import Array, Feeds
 from fuselage.proof.accuracy import evaluate as evaluation
-from fuselage.proof.accuracy.evaluate import evaluate
+from fuselage.proof.accuracy.evaluate import Judgement, evaluate
 from fuselage.proof.subjects.open import open_subject
 from fuselage.proof.subjects.results import KeptCase, save_results
 
@@ -134,12 +136,27 @@ def test_pseudo_perplexity_of_a_masked_language_model(
     assert metric.candidate > 97
 
 
+@pytest.mark.parametrize(("candidate", "over"), [(math.nan, 1), (0.5, 1), (0.7, 0)])
+def test_a_figure_that_is_no_number_keeps_no_budget(candidate: float, over: int) -> None:
+    drop = MetricDrop(
+        metric="accuracy",
+        title="",
+        reference=0.8,
+        candidate=candidate,
+        interval=(0.0, 0.0),
+        examples=4,
+    )
+    judged = Judgement(name="one", precision=None, drops=(drop,))
+    assert len(judged.over({"accuracy": 0.2})) == over
+    assert judged.over({"f1": 0.0}) == []
+
+
 def test_answers_that_were_kept_cannot_be_asked(classifier: Path, labelled: Path) -> None:
     path = labelled.with_name("kept.npz")
     with open_subject(f"bundle:{classifier}") as subject:
         feeds = {spec.name: np.ones((1, 3), np.int64) for spec in subject.inputs}
         save_results(path, subject, [KeptCase(name="one", feeds=feeds, outputs=subject.run(feeds))])
-    with pytest.raises(SourceError, match="a model that answers new texts, got answers that were"):
+    with pytest.raises(SourceError, match="which answers anything; got answers that were kept"):
         evaluate(classifier, EvaluationFile.read(labelled), reference=f"results:{path}")
 
 

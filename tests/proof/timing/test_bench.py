@@ -274,7 +274,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_kept_results_cannot_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = SimpleNamespace(name="results:old.npz", kept={"a": {}}, close=lambda: None)
     monkeypatch.setattr("fuselage.proof.timing.entries.open_subject", lambda *_: kept)
-    with pytest.raises(SourceError, match=r"results:old\.npz: kept results cannot be timed"):
+    with pytest.raises(SourceError, match=r"results:old\.npz: expected a bundle:, ort: or torch:"):
         run_bench(short("results:old.npz"))
 
 
