@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import onnx_ir as ir
 import pytest
 
 from fuselage.compiler.cli.build import _default_out as default_out
-from fuselage.compiler.cli.run import _texts as read_texts
 from fuselage.compiler.pipeline import _verdict_text
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -230,7 +228,7 @@ def test_a_file_in_place_of_the_bundle_is_kept(cli: Cli, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "expected .npy (vectors of an embedding bundle) or .jsonl, got ''"),
+        ("", "expected .npy (vectors of an embedding bundle), .jsonl or .parquet, got ''"),
         ("vectors.txt", "got '.txt'"),
         ("none/vectors.npy", "but there is no folder"),
         ("folder.npy", "folder.npy is a folder"),
@@ -243,18 +241,6 @@ def test_answers_need_a_place_before_they_are_computed(
     out = tmp_path / name if name else ""
     code, _, err = cli("run", tmp_path / "no-bundle", "--text", "hello", "--out", out)
     assert (code, message in err) == (1, True)
-
-
-@pytest.mark.parametrize("source", ["file", "stdin"])
-def test_a_text_ends_at_a_line_feed_and_nowhere_else(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = "\ufeffone\u2028still one\r\n\x0btwo\x85\n \nthrée\n\n".encode()
-    (tmp_path / "texts").write_bytes(content)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
-    texts = read_texts(None, tmp_path / "texts" if source == "file" else Path("-"))
-    assert texts == ["one\u2028still one", "\x0btwo\x85", "thrée"]
-    assert "1 blank lines were left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

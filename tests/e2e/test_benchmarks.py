@@ -53,3 +53,9 @@ def test_ablation_times_every_variant(minilm: Bundle) -> None:
     out = script("ablation.py", "--bundle", minilm.root, "--shape", "2x9", "--seconds", 0.2)
     for name in ("engine", "without fold-residual-bias", "with merge-qkv", "4-D attention"):
         assert name in out
+
+
+def test_a_file_is_streamed_killed_and_resumed() -> None:
+    out = script("stream_file.py", "--lines", 5000)
+    assert "npy: killed: exit 1" in out
+    assert "equal: True" in out
