@@ -37,6 +37,7 @@ def build(
     refittable: bool = False,
     strip_plan: bool = False,
     weight_streaming: bool = False,
+    layout: Literal["padded", "packed"] = "padded",
     threads: int = 0,
     verify: Literal["each", "final", "off"] = "final",
     require: Sequence[str] = (),
@@ -80,6 +81,7 @@ def build(
             the bundle's graph when an engine is opened.
         weight_streaming: whether weights of TensorRT plans may stay in host memory; see
             `ExecutorOptions.weight_streaming_budget`.
+        layout: ``packed`` lets texts share rows instead of padding them; see docs/packed.md.
         threads: CPU threads; 0 for all physical cores allowed to this process.
         verify: when passes are held to the model's numbers: after each, once at the end, never.
         require: blocks that must be fused, for example ``("attention=all",)``.
@@ -121,6 +123,7 @@ def build(
         refittable=refittable,
         strip_plan=strip_plan,
         weight_streaming=weight_streaming,
+        layout=layout,
         threads=threads,
         verify=verify,
         require=_names(require),

@@ -16,6 +16,7 @@ from ..engines.targets import backend, default_targets
 from ..errors import BuildError, VerificationError
 from .checks.requirement import check_requirements, parse_requirements
 from .models.source import resolve_model
+from .packing import parse_layout
 from .precision import CALIBRATED, INTEGER, QUANTIZED, Assignment, assign, gpus_for
 from .profiles.choice import check_shapes, parse_profiles
 from .progress import Journal, Listener, Silent
@@ -122,6 +123,7 @@ def _check_options(request: Request, assignment: Assignment) -> None:
     targets = assignment.precisions
     if request.verify not in _VERIFY:
         raise BuildError(f"verify {request.verify!r}: expected one of {', '.join(_VERIFY)}")
+    parse_layout(request.layout)
     check_shapes(request.shapes, request.profiles)
     _check_texts(request, assignment)
     is_quantized = assignment.any_of(QUANTIZED) is not None

@@ -25,6 +25,7 @@ _TARGET_PACKAGES = {
     "ort-cuda": ("onnxruntime-gpu",),
 }
 Recipe = dict[str, Any]
+Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Request:
         strip_plan: whether TensorRT plans are written without their weights.
         weight_streaming: whether weights of TensorRT plans may stay in host memory.
         threads: CPU threads; 0 for all physical cores.
+        layout: ``padded`` for a text a row, ``packed`` for several.
         verify: when passes are held to the numbers of the model: ``each``, ``final``, ``off``.
         require: blocks that must be fused, such as ``attention=all``.
         comparison: what was compared to choose the precision; empty when it was asked for.
@@ -83,6 +85,7 @@ class Request:
     refittable: bool = False
     strip_plan: bool = False
     weight_streaming: bool = False
+    layout: str = "padded"
     threads: int = 0
     verify: str = "final"
     require: tuple[str, ...] = ()
@@ -110,6 +113,7 @@ def recipe_of(request: Request, source: ModelSource, targets: tuple[str, ...]) -
         "refittable": request.refittable,
         "strip_plan": request.strip_plan,
         "weight_streaming": request.weight_streaming,
+        "layout": request.layout,
         "costs": None if request.costs is None else _file_digest(request.costs),
         "texts": None if request.texts is None else request.texts.digest,
         "evaluation": None if request.evaluation is None else request.evaluation.digest,

@@ -19,6 +19,7 @@ from .manifest import MANIFEST, Manifest, check_name
 from .mismatch import Mismatch
 from .plain_file import check_inside
 from .targets import TARGETS, backend
+from .text.packed_engine import opened
 
 __all__ = ["SOURCE", "Bundle", "BundleWriter", "FallbackWarning"]
 
@@ -255,6 +256,7 @@ class Bundle:
             if source is None:
                 raise
             engine = engines.load(folder, replace(options, source=source))
+        engine = opened(engine, folder)
         if self.checked and not self.manifest.verification["passed"]:
             note = f"{self.root}: this bundle did not pass its verification, see report.json"
             engine.notes = (note, *engine.notes)

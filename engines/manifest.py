@@ -20,6 +20,7 @@ from .strict_json import StrictObject, canonical_json, json_digest
 MANIFEST = "manifest.json"
 SCHEMA = 1
 WEIGHTS = ("pretrained", "random")
+PADDED, PACKED = "padded", "packed"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -49,6 +50,7 @@ class TargetEntry:
         versions: package -> version it was built with.
         compute_capabilities: GPUs an ahead-of-time plan holds kernels for; empty on CPU.
         profile: dynamic axis -> (minimum, optimum, maximum).
+        layout: ``padded``, or ``packed`` when texts share rows; ``padded`` is not written.
     """
 
     precision: str
@@ -56,6 +58,14 @@ class TargetEntry:
     versions: Mapping[str, str]
     compute_capabilities: tuple[str, ...] = ()
     profile: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    layout: str = "padded"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of ``manifest.json``."""
+        body = dict(vars(self))
+        if self.layout == PADDED:
+            del body["layout"]  # as bundles had it before there was another
+        return body
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +121,7 @@ class Manifest:
             "recipe": self.recipe,
             "recipe_digest": self.recipe_digest,
             "passes": {target: list(specs) for target, specs in self.passes.items()},
-            "targets": {target: vars(entry) for target, entry in self.targets.items()},
+            "targets": {target: entry.to_json() for target, entry in self.targets.items()},
             "files": {name: vars(entry) for name, entry in self.files.items()},
             "calibration": self.calibration,
             "verification": self.verification,
@@ -208,6 +218,7 @@ def _target(fields: StrictObject) -> TargetEntry:
         versions={name: versions.take(name, str) for name in versions.keys},
         compute_capabilities=fields.sequence("compute_capabilities", str),
         profile={axis: _sizes(profile, axis) for axis in profile.keys},
+        layout=fields.choice("layout", (PACKED,)) if "layout" in fields.keys else PADDED,
     )
     fields.end()
     return entry

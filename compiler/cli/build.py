@@ -94,6 +94,9 @@ def build(
             "--weight-streaming", help="TensorRT plans whose weights may stay in host memory."
         ),
     ] = False,
+    layout: Annotated[
+        str, typer.Option(help="padded: a text a row. packed: texts share rows, nothing is padded.")
+    ] = "padded",
     verify: Verify = "final",
     requirements: Require = None,
     costs: Costs = None,
@@ -132,6 +135,7 @@ def build(
         refittable=refittable,
         strip_plan=strip_plan,
         weight_streaming=weight_streaming,
+        layout=layout,
         threads=threads,
         verify=verify,
         require=tuple(requirements or ()),

@@ -263,6 +263,7 @@ def _request(bundle: Bundle, wish: RefitWish, targets: tuple[str, ...]) -> Reque
         refittable=recipe.get("refittable") is True,
         strip_plan=recipe.get("strip_plan") is True,
         weight_streaming=recipe.get("weight_streaming") is True,
+        layout=str(recipe.get("layout", "padded")),
         threads=wish.threads,
         verify=str(recipe.get("verify", "final")),
     )

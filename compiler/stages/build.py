@@ -112,4 +112,5 @@ def _entry(item: BuiltEngine, shapes: ShapePlan) -> TargetEntry:
         versions=host.package_versions(target_packages(item.target)),
         compute_capabilities=tuple(item.artifact.facts.get("compute_capabilities", ())),
         profile=dict(shapes.whole.axes),
+        layout=item.lowered.context.request.layout,
     )

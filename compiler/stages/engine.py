@@ -12,9 +12,11 @@ from ...engines.base import BuildConfig, Engine, EngineArtifact, LoadOptions
 from ...engines.bundle import SOURCE
 from ...engines.targets import backend
 from ...engines.tensorrt.backend import TensorRtBackend
+from ...engines.text.packed_engine import opened
 from ..cache.code import ENGINE, code_digest
 from ..cache.entry import content_digest, hash_files
 from ..cache.timings import StoredTimings
+from ..packing import keep_cost, packed_shapes
 from ..profiles.plan import ShapePlan
 from ..progress import Journal
 from .context import Context, versions
@@ -52,16 +54,19 @@ class BuiltEngine:
         folder = self.product.folder
         # A plan may take its weights from there; another engine must not take the graph instead.
         source = folder.parent / SOURCE if self.target in COMPILED else None
-        return backend(self.target).load(folder, LoadOptions(threads=threads, source=source))
+        options = LoadOptions(threads=threads, source=source)
+        return opened(backend(self.target).load(folder, options), folder)
 
 
 def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> BuiltEngine:
     """Build the engine into its folder of the bundle, or copy the one there is."""
     target = lowered.target
+    is_packed = context.request.layout == "packed"
+    sizes, profiles = packed_shapes(shapes) if is_packed else (shapes.whole, shapes.profiles)
     config = BuildConfig(
-        profile=shapes.whole,
-        profiles=shapes.profiles,
-        buckets=shapes.buckets,
+        profile=sizes,
+        profiles=profiles,
+        buckets=() if is_packed else shapes.buckets,
         compute_capabilities=lowered.compute_capabilities,
         gpu_memory=gpu_bytes(context.request.gpu_memory),
         threads=context.request.threads,
@@ -79,6 +84,9 @@ def build_engine(context: Context, lowered: LoweredGraph, shapes: ShapePlan) -> 
             artifact = backend(target).build(graph, whole, folder)
         else:
             artifact = TensorRtBackend.of(target).refit(plan, graph, whole, folder)
+        if is_packed and backend(target).run_blocker() is None:
+            with backend(target).load(folder, LoadOptions(threads=config.threads)) as engine:
+                artifact = keep_cost(engine, artifact, folder)
         for line in artifact.facts.get("warnings", ()):
             journal.note(f"{target}: {line}")
         decomposed = artifact.facts.get("decomposed_attention", ())

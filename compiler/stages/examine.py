@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...engines import host
 from ...engines.targets import backend
+from ...engines.text.packed_engine import opened
 from ...graph.tensors import ShapeProfile
 from ..cache.code import code_digest
+from ..packing import GraphEngine
 from ..progress import Journal
 from .context import Context, versions
 from .engine import BuiltEngine
@@ -108,7 +110,8 @@ def _prove_graph(
         "instead"
     )
     with GraphSession(graph, threads=context.request.threads) as session:
-        return proof.examine(target, precision, session, subject)
+        engine = opened(GraphEngine(session, graph))
+        return proof.examine(target, precision, engine, subject)
 
 
 def _lost(built: BuiltEngine) -> tuple[str, ...]:

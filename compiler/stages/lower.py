@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...engines import host
 from ...graph.history import StageRecord
 from ..cache.code import code_digest
+from ..packing import pack_graph
 from ..precision import QUANTIZED, gpus_for
 from ..progress import Journal, Silent
 from .canonicalise import PACKAGES, run_and_tell
@@ -94,6 +95,7 @@ class LoweredGraph:
             "compute_capabilities": list(self.compute_capabilities),
             "vnni": host.has_vnni() if self.target == "ort-cpu" else None,
             "costs": recipe["costs"],
+            "layout": self.context.request.layout,
             "verify": self.context.request.verify,
             "versions": versions(*PACKAGES),
             "code": code_digest(),
@@ -112,10 +114,14 @@ class LoweredGraph:
         )
         unquantized = None if self.quantised is None else self.canonical.load()
         source = self.canonical if self.quantised is None else self.quantised.graph
+        graph = source.load()
+        if self.context.request.layout == "packed":
+            graph = pack_graph(graph, journal.note)
+            unquantized = None if unquantized is None else pack_graph(unquantized)
         self._graph = run_and_tell(
             self.context,
             passes,
-            source.load(),
+            graph,
             journal,
             canonical=True,
             unquantized=unquantized,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,8 @@ class BatchLimits:
         buckets: widths that texts are padded to, ascending; wider ones keep their width.
         profiles: of an engine that takes less texts the longer they are: the least tokens, the
             most tokens and the most texts of each profile.
+        planner: of an engine that packs texts itself: lengths to the texts of each call; it takes
+            the place of the budget.
     """
 
     min_batch: int = 1
@@ -58,6 +60,7 @@ class BatchLimits:
     max_sequence: int | None = None
     buckets: tuple[int, ...] = ()
     profiles: tuple[tuple[int, int, int], ...] = ()
+    planner: Callable[[Lengths], list[Indices]] | None = None
 
     @classmethod
     def of(
@@ -136,6 +139,8 @@ def batches(lengths: Lengths, budget: BatchBudget, limits: BatchLimits = _ANY) -
     Returns:
         Indices into lengths; together every index once.
     """
+    if limits.planner is not None:
+        return limits.planner(lengths)
     order = np.argsort(-lengths, kind="stable")
     result, first = [], 0
     while first < order.size:

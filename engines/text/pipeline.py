@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ...graph.tensors import ShapeProfile
@@ -12,6 +13,7 @@ from .embedding import Embedding
 from .encoder import TextEncoder
 from .feature_extraction import FeatureExtraction
 from .fill_mask import FillMask
+from .packed_engine import PackedEngine
 from .question_answering import QuestionAnswering
 from .runtime import TextRuntime
 from .sequence_classification import SequenceClassification
@@ -55,6 +57,8 @@ def text_pipeline(
     limits = BatchLimits.of(
         engine.inputs[0], profile, profiles=engine.profiles, buckets=engine.buckets
     )
+    if isinstance(engine, PackedEngine) and budget is None:
+        limits = replace(limits, planner=engine.groups)
     encoder = TextEncoder(tokenizer_path, task_spec, limits.max_sequence)
     chosen = BUDGETS.get(engine.target, GPU_BUDGET) if budget is None else budget
     return RUNTIMES[task_spec.task](engine, encoder, limits, chosen)

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.tape  # noqa: F401  (not imported by the package)
+import onnx_ir.tape
 
 from ...errors import PassError
-from ...graph.tensors import Array
 from ..constants import initializer
 
 IDS, PADDING, TYPES = "input_ids", "attention_mask", "token_type_ids"
@@ -72,7 +71,7 @@ class PackedInputs:
         return self._made[PADDING]
 
     def members(self, dtype: ir.DataType, *, first: bool) -> ir.Value:
-        """[rows, slots, length]: 1 where a token is of the slot's text, or where it is its first."""
+        """[rows, slots, length]: 1 where a token is of the slot's text, or is its first."""
         key = f"members {dtype} {first}"
         if key not in self._made:
             segments = self.tape.op("Unsqueeze", [self.segments, self.constant("axes", [1])])
@@ -113,23 +112,20 @@ def take_inputs(graph: ir.Graph) -> PackedInputs:
         is_free = value.shape is not None and len(value.shape) == 2
         if not is_free or any(isinstance(dim, int) for dim in value.shape or ()):
             raise PassError(
-                f"input {value.name}: expected two dynamic axes, got {value.shape}; rows are packed "
-                "to a length of their own"
+                f"input {value.name}: expected two dynamic axes, got {value.shape}; rows are "
+                "packed to a length of their own"
             )
     _rename_sizes(graph, by_name)
-    made = [
-        ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(dims))
-        for name, dims in (
-            (SEGMENTS, [ROWS, LENGTH]),
-            (POSITIONS, [ROWS, LENGTH]),
-            (SLOTS, [SLOTS]),
-        )
-    ]
-    inputs = PackedInputs(graph, *made)
+    segments, positions = (_input(name, ROWS, LENGTH) for name in (SEGMENTS, POSITIONS))
+    inputs = PackedInputs(graph, segments, positions, _input(SLOTS, SLOTS))
     by_name[PADDING].replace_all_uses_with(inputs.padding())
     graph.inputs.remove(by_name[PADDING])
-    graph.inputs.extend(made)
+    graph.inputs.extend([segments, positions, inputs.slots])
     return inputs
+
+
+def _input(name: str, *dims: str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(dims))
 
 
 def _rename_sizes(graph: ir.Graph, inputs: dict[str | None, ir.Value]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ...graph.tensors import Array
 from ..constants import array_of, initializer, int_attribute, ints_of, producer, scalar_of
 from .layout import PackedInputs
 from .roles import Miss, rank_of
@@ -40,7 +41,7 @@ def gather_table(node: ir.Node, inputs: PackedInputs) -> ir.Value | None:
     return _looked_up(f"{node.outputs[0].name}.table", rows, inputs)
 
 
-def _looked_up(name: str, rows: np.ndarray, inputs: PackedInputs) -> ir.Value:  # type: ignore[type-arg]
+def _looked_up(name: str, rows: Array, inputs: PackedInputs) -> ir.Value:
     value = initializer(inputs.graph, name, rows)
     return inputs.tape.op("Gather", [value, inputs.positions])
 

@@ -90,8 +90,8 @@ class Walk:
             raise Miss("it counts otherwise than 0, 1, 2, ...")
         tokens, distances = spread_count(node, self.inputs)
         self.changed += len(tokens)
-        self.roles.update({value: Role.TOKENS for value in tokens})
-        self.roles.update({value: Role.DISTANCE for value in distances})
+        self.roles.update(dict.fromkeys(tokens, Role.TOKENS))
+        self.roles.update(dict.fromkeys(distances, Role.DISTANCE))
         return Role.DISTANCE
 
     def _of_tokens(self, node: ir.Node, roles: list[Role]) -> Role:
