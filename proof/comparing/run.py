@@ -11,6 +11,7 @@ from ...errors import VerificationError
 from ...graph.tensors import Array
 from ..subjects.open import SubjectOptions, open_subject, runnable_names
 from ..subjects.results import KeptCase, save_results
+from ..writing import check_file
 from .compare import Comparison, compare_subjects
 from .gates import Gates
 from .polygraphy_files import PolygraphyFolder
@@ -58,8 +59,7 @@ def run_comparison(
     if not request.candidates:
         raise VerificationError("compare: expected at least one candidate behind the reference")
     save = request.save_reference
-    if save is not None and save.suffix != ".npz":
-        raise VerificationError(f"{save}: expected a name that ends in .npz")
+    check_file(save, ".npz")
     names = []
     for candidate in request.candidates:
         runs, left = runnable_names(candidate, request.options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FuselageError
+from ..writing import check_file, whole_file
 from .bundle_facts import BundleFacts
 from .documents import read_documents
 from .fill_in import fill_in
@@ -63,7 +64,7 @@ def make_report(request: ReportRequest, told: Told = lambda _: None) -> MadeRepo
     """
     if not 1 <= len(request.bundles) <= _MOST:
         raise FuselageError(f"report: expected one bundle or two, got {len(request.bundles)}")
-    _check_out(request.out)
+    check_file(request.out, *_SUFFIXES)
     documents = read_documents(request.documents)
     labels = ("",) if len(request.bundles) == 1 else ("A", "B")
     bundles = [
@@ -71,27 +72,7 @@ def make_report(request: ReportRequest, told: Told = lambda _: None) -> MadeRepo
     ]
     if request.run:
         documents = fill_in(bundles, documents, told)
-    text = render_page(bundles, documents)
-    return MadeReport(bytes=_write(text, request.out), data=report_data(bundles, documents))
-
-
-def _check_out(out: Path) -> None:
-    if out.suffix.lower() not in _SUFFIXES:
-        raise FuselageError(f"{out}: expected a name that ends in .html, got {out.suffix!r}")
-    if out.is_dir() or not out.parent.is_dir():
-        found = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise FuselageError(f"{out}: expected a file to write in a folder that exists, but {found}")
-
-
-def _write(text: str, out: Path) -> int:
-    """Under a temporary name first, so that a crash leaves no half file."""
-    partial = out.with_name(f".{out.name}.partial")
-    data = text.encode()
-    try:
-        partial.write_bytes(data)
-        partial.replace(out)
-    except OSError as error:
-        raise FuselageError(f"{out}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return len(data)
+    page = render_page(bundles, documents).encode()
+    with whole_file(request.out) as file:
+        file.write(page)
+    return MadeReport(bytes=len(page), data=report_data(bundles, documents))

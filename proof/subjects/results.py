@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import FeedError, SourceError
 from ...graph.tensors import Array, Dim, Feeds, TensorSpec
+from ..writing import check_file, whole_file
 from .base import Subject, chosen_feeds
 
 ABOUT = "about.json"
@@ -132,10 +133,9 @@ def save_results(path: Path, subject: Subject, cases: Sequence[KeptCase]) -> Non
         cases: what it was asked and what it answered.
 
     Raises:
-        SourceError: when the name does not end in .npz.
+        FuselageError: when the name does not end in .npz, or the file cannot be written.
     """
-    if path.suffix != ".npz":
-        raise SourceError(f"{path}: expected a name that ends in .npz")
+    check_file(path, ".npz")
     about = {
         "schema": SCHEMA,
         "subject": subject.name,
@@ -148,7 +148,8 @@ def save_results(path: Path, subject: Subject, cases: Sequence[KeptCase]) -> Non
     for index, case in enumerate(cases):
         arrays |= {f"{index}/in/{name}": array for name, array in case.feeds.items()}
         arrays |= {f"{index}/out/{name}": array for name, array in case.outputs.items()}
-    np.savez(path, **arrays)
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
 
 
 def _names(specs: Any) -> Iterator[str]:

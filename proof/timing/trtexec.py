@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from ..writing import whole_file
 from .results import Benchmark, WorkResult
 
 
@@ -59,14 +60,14 @@ def times_files(benchmark: Benchmark, path: Path) -> dict[Path, list[dict[str, f
 
 
 def write_times(path: Path, entries: list[dict[str, float]]) -> None:
-    """Write one entry a line, as trtexec does, under a temporary name first."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        lines = ",\n".join(json.dumps(entry) for entry in entries)
-        partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write one entry a line, as trtexec does.
+
+    Raises:
+        FuselageError: when the file cannot be written.
+    """
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    with whole_file(path) as file:
+        file.write(f"[\n{lines}\n]\n".encode())
 
 
 def _plain(name: str) -> str:
