@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from ...calibration.metrics.spearman import spearman
 from .counting import GraphCost
 from .fitting import Fit, Observation
 
@@ -67,14 +68,7 @@ def judge_all(
 
 def rank_correlation(left: ArrayLike, right: ArrayLike) -> float | None:
     """Spearman's rank correlation; None for less than three values, or equal ones."""
-    one, two = _ranks(left), _ranks(right)
-    if len(one) < 3 or not one.std() or not two.std():
+    one, two = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    if len(one) < 3 or not np.ptp(one) or not np.ptp(two):
         return None
-    return float(np.corrcoef(one, two)[0, 1])
-
-
-def _ranks(values: ArrayLike) -> NDArray[np.float64]:
-    """Ranks, equal values sharing their mean."""
-    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - (counts - 1) / 2)[place]).astype(np.float64)
+    return spearman(one, two)

@@ -93,9 +93,25 @@ def _round(
         for feed, whole in zip(feeds, wholes, strict=True):
             calls.append(_turn(plain, profiled, feed, seconds, whole))
         events = json.loads(Path(profiled.end_profiling()).read_bytes())
-    runs = iter(_runs(events, graph))
-    # The first call of a shape allocates, so it is dropped.
-    return [[next(runs) for _ in range(count + 1)][1:] for count in calls]
+    return _by_shape(_runs(events, graph), calls)
+
+
+def _by_shape(
+    runs: Sequence[list[float | None]], calls: Sequence[int]
+) -> list[list[list[float | None]]]:
+    """Runs of each shape; each has one more than its calls, the first, which allocates.
+
+    Raises:
+        DeviceError: when the profiler, which keeps a million events, lost some.
+    """
+    wanted = sum(calls) + len(calls)
+    if len(runs) != wanted:
+        raise DeviceError(
+            f"ONNX Runtime's profiler kept {len(runs)} of {wanted} calls; time fewer shapes, or "
+            "each for a shorter time"
+        )
+    ends = np.cumsum(np.add(calls, 1))
+    return [list(runs[end - count : end]) for end, count in zip(ends.tolist(), calls, strict=True)]
 
 
 def _turn(

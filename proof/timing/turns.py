@@ -96,14 +96,19 @@ class Closed:
     seconds: float
 
     def turn(self, call: Call, clock: Clock, first: int, calls: int) -> Turn:
-        """Time all clients until the turn is over; calls under way are waited for."""
+        """Time all clients until the turn is over, each at least one call.
+
+        Calls under way at the end are waited for.
+        """
         del calls
         end = clock.now() + int(self.seconds * 1e9)
         numbers = count(first)
 
         def work() -> Iterator[Span]:
-            while clock.now() < end:
+            while True:  # one call at least, or a short turn on a slow machine has no latency
                 yield _timed(call, clock, next(numbers))
+                if clock.now() >= end:
+                    return
 
         with _Stopwatch(clock, self.clients) as watch:
             spans = _by_clients(work, self.clients)

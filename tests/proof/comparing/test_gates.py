@@ -42,6 +42,12 @@ def test_an_output_wins_over_every_output_and_that_over_the_precision(tmp_path: 
     assert gates.bounds("other", "fp32")["cosine_mean"] == DEFAULTS["fp32"]["cosine_mean"]
 
 
+def test_what_is_said_of_every_output_wins_over_its_precision(tmp_path: Path) -> None:
+    path = _written(tmp_path, "[precision.int8]\nrelative = 0.1\ncosine_mean = 0.7\n")
+    bounds = read_gates(path, ["relative=0.3"]).bounds("other", "int8")
+    assert (bounds["relative"], bounds["cosine_mean"]) == (0.3, 0.7)
+
+
 def test_tolerances_win_over_the_file(tmp_path: Path) -> None:
     gates = read_gates(_written(tmp_path, GOOD), ["logits:relative=0.5", "snr_db=3"])
     assert gates.bounds("logits", "fp32")["relative"] == 0.5

@@ -67,6 +67,13 @@ def test_events_of_calls_are_told_apart(parse: Parse) -> None:
     assert measuring._quiet_nodes(runs) == [None, pytest.approx(4e-6)]
 
 
+def test_the_first_run_of_each_shape_is_dropped() -> None:
+    runs: list[list[float | None]] = [[float(at)] for at in range(5)]
+    assert measuring._by_shape(runs, [2, 1]) == [[[1.0], [2.0]], [[4.0]]]
+    with pytest.raises(DeviceError, match="kept 4 of 5 calls"):
+        measuring._by_shape(runs[:4], [2, 1])
+
+
 def test_feeds_stay_inside_the_tables_and_hide_nothing(block: Graph) -> None:
     feeds = feeds_at(block, CostShape(3, 50))
     assert feeds["ids"].shape == (3, 50)

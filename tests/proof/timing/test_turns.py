@@ -50,6 +50,11 @@ def test_one_client_sends_until_the_turn_is_over(clock: FakeClock, caller: Calle
     assert turn.wall == 120 * MS
 
 
+def test_every_client_calls_once_however_short_the_turn(clock: FakeClock, caller: Caller) -> None:
+    turn = Closed(clients=2, seconds=0.0).turn(caller(30 * MS), clock, first=0, calls=0)
+    assert turn.calls == 2
+
+
 def test_clients_call_at_the_same_time_and_share_the_numbers(clock: FakeClock) -> None:
     together = threading.Barrier(3, timeout=60)
     seen: list[int] = []
