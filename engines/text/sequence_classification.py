@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Label = dict[str, Any]
 """``label`` (str) and ``score`` (float)."""
+
+Ranked = dict[str, Any]
+"""``corpus_id`` (int), ``score`` (float), and ``text`` when it was asked for."""
 
 Pair = Mapping[str, str]
 """``text`` and ``text_pair``."""
@@ -65,6 +68,49 @@ class SequenceClassification(TextRuntime):
                 return best
             return best if isinstance(inputs, str) else best[0]
         return answers[0] if is_one else answers
+
+    def rank(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        function_to_apply: Activation | None = None,
+    ) -> list[Ranked]:
+        """Order passages by how well they answer a query, as ``CrossEncoder.rank`` does.
+
+        Args:
+            query: the first half of every pair.
+            passages: the second halves.
+            top_k: this many, best first; None gives all of them.
+            return_documents: also hand back the passage as ``text``.
+            function_to_apply: logits to scores; by default what the model was trained with.
+
+        Returns:
+            ``corpus_id`` (number of the passage) and ``score`` of each, best first; passages of one
+            score keep their order.
+
+        Raises:
+            TextError: when the model has more labels than one, on an empty query or passage, or
+                top_k below 1.
+        """
+        if len(self.spec.labels) != 1:
+            raise TextError(
+                f"rank: expected a cross-encoder with one label, this model has "
+                f"{len(self.spec.labels)}; call it on the pairs and sort by the label you mean"
+            )
+        check_top_k(top_k)
+        if isinstance(passages, str):
+            raise TextError("rank: expected a list of passages, got one str")
+        pairs = [(query, passage) for passage in passages]
+        found = self(pairs, function_to_apply=function_to_apply)
+        order = sorted(range(len(pairs)), key=lambda index: -found[index]["score"])[:top_k]
+        return [
+            {"corpus_id": index, "score": found[index]["score"]}
+            | ({"text": passages[index]} if return_documents else {})
+            for index in order
+        ]
 
     def _scores(self, encoded: Encoded, activation: Activation | None) -> Steps[Floats]:
         function = _ACTIVATIONS.get(activation or self.spec.activation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,12 @@ def test_a_file_is_streamed_killed_and_resumed() -> None:
     out = script("stream_file.py", "--lines", 5000)
     assert "npy: killed: exit 1" in out
     assert "equal: True" in out
+
+
+def test_pipelines_equal_those_of_others() -> None:
+    tasks = ("token-classification", "rerank")
+    out = script(
+        "pipeline_equality.py", "--inputs", 24, "--family", "xlm-roberta", "--task", *tasks
+    )
+    assert out.endswith("\n0 answers differ\n")
+    assert len(re.findall(r"^xlm-roberta +\S+ +.* 24 +24 ", out, re.MULTILINE)) == 7

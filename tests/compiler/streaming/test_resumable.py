@@ -127,7 +127,7 @@ def test_bytes_behind_the_journal_are_cut_off(kind: str, texts: Path, tmp_path: 
     out = tmp_path / f"out.{kind}"
     stopped(texts, out, 8)
     with (tmp_path / f".out.{kind}.partial").open("ab") as partial:
-        partial.write(b"half of a chunk")
+        partial.write(b"of a chunk" * 1000)
     engine = Engine()
     assert run(texts, out, engine).resumed == 8
     assert engine.seen == ["text 8", "text 9", "text 10"]

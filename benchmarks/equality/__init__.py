@@ -1,0 +1,1 @@
+"""Pipelines held to those of transformers and sentence-transformers."""
