@@ -11,7 +11,8 @@ import numpy as np
 
 from ...compiler.report import environment
 from .cases import Case
-from .compare import CandidateResult, Comparison, OutputResult
+from .compare import CandidateResult, Comparison
+from .failures import OutputResult
 from .measures import EDGES, Measures
 
 SCHEMA = 1

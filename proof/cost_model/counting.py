@@ -152,13 +152,14 @@ def _outputs(site: Site) -> Iterator[ir.Value]:
 
 
 def _weight(site: Site) -> tuple[int, ...]:
-    dims = [
-        site.facts[value].shape
-        for value in site.node.inputs[1:]
-        if value is not None and ir.convenience.get_const_tensor(value) is not None
-    ]
-    first = dims[0] if dims else None
-    return tuple(dim for dim in first or () if isinstance(dim, int))
+    """Dims of the first constant that is a matrix; scales, zero points and biases are none."""
+    for value in site.node.inputs[1:]:
+        if value is None or ir.convenience.get_const_tensor(value) is None:
+            continue
+        shape = site.facts[value].shape or ()
+        if len(shape) >= 2:
+            return tuple(dim for dim in shape if isinstance(dim, int))
+    return ()
 
 
 def _is_integer(site: Site) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...engines import host
+from ...compiler.report import environment
 from .nvml import nvidia_state
 
 _ROOT = Path("/")
@@ -28,21 +27,13 @@ def machine(threads: int) -> dict[str, Any]:
         tell), ``load_average``, ``driver``, ``gpus``, ``gpu_state`` (clocks, power, throttling;
         empty without NVML) and ``versions``.
     """
-    here = host.probe()
-    return {
+    return environment() | {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "system": here.system,
-        "python": here.python,
-        "cpu": asdict(here.cpu),
         "threads": threads,
         "affinity": affinity(),
         "governor": governor(),
         "clocks_mhz": clocks(),
-        "load_average": here.load_average,
-        "driver": here.driver,
-        "gpus": [asdict(gpu) for gpu in here.gpus],
         "gpu_state": nvidia_state(),
-        "versions": dict(here.packages),
     }
 
 

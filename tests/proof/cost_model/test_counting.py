@@ -47,6 +47,22 @@ def test_a_block_counted_by_hand(block: Graph) -> None:
     assert not count(block).problems
 
 
+def test_the_weight_of_a_product_is_its_matrix_and_no_scale_or_bias(parse: Parse) -> None:
+    graph = parse(
+        """g (uint8[batch, 4] x, float[batch, 4] f) => (uint8[batch, 6] y, float[batch, 6] z) {
+            y = QLinearMatMul(x, s, p, w, s, p, s, p)
+            z = Gemm(f, f6, b)
+        }""",
+        s=np.float32(0.1),
+        p=np.uint8(3),
+        w=np.ones((4, 6), np.uint8),
+        f6=np.ones((4, 6), np.float32),
+        b=np.ones(6, np.float32),
+    )
+    assert [node.weight for node in count(graph).nodes] == [(4, 6), (4, 6)]
+    assert [node.integer for node in count(graph).nodes] == [True, False]
+
+
 @pytest.mark.parametrize(("batch", "sequence"), _SHAPES)
 def test_a_count_with_fixed_sizes_agrees(block: Graph, batch: int, sequence: int) -> None:
     sizes = {"batch": batch, "sequence": sequence}

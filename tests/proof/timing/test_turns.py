@@ -47,6 +47,8 @@ def test_the_clock_of_a_device_has_the_say_where_there_is_one(clock: FakeClock) 
 def test_one_client_sends_until_the_turn_is_over(clock: FakeClock, caller: Caller) -> None:
     turn = Closed(clients=1, seconds=0.1).turn(caller(30 * MS), clock, first=0, calls=1)
     assert turn.calls == 4  # the last began at 90 ms
+    exact = Closed(clients=1, seconds=0.06).turn(caller(30 * MS), clock, first=0, calls=1)
+    assert exact.calls == 2  # nothing begins at the end
     assert turn.wall == 120 * MS
 
 
