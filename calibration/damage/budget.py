@@ -12,7 +12,8 @@ from ...graph.history import Refusal
 from ...graph.model import Graph
 from ...passes.pipeline import PassPipeline
 from ...passes.qdq.policy import QuantPlan, QuantPolicy
-from ..evaluation.drops import Evaluator, MetricDrop
+from ..evaluation.drops import MetricDrop
+from ..evaluation.evaluator import Evaluator
 from ..session import GraphSession
 from ..table import CalibrationTable
 from ..text.batches import Batch

@@ -76,12 +76,13 @@ class Fields:
     def _passages(self, role: str) -> list[str]:
         value = self._value(role)
         many = [value] if isinstance(value, str) else value
-        is_texts = isinstance(many, list) and all(
-            isinstance(one, str) and one.strip() for one in many
-        )
-        if not many or not is_texts:
+        given = many if isinstance(many, list) else []
+        texts = [one.strip() for one in given if isinstance(one, str) and one.strip()]
+        if not texts or len(texts) < len(given):
             raise self._bad(role, "a text or a list of texts", value)
-        return [cleaned(one, self.place) for one in many]
+        for text in texts:
+            cleaned(text, self.place)  # refuses what is no Unicode text
+        return texts
 
     def entities(self) -> tuple[str, frozenset[Entity]]:
         """A text and its entities, from words and their tags."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ...calibration.damage.budget import Budget, fit_budget
 from ...calibration.damage.quality import Quality
-from ...calibration.evaluation.drops import Evaluator, MetricDrop
+from ...calibration.evaluation.drops import MetricDrop
+from ...calibration.evaluation.evaluator import Evaluator
 from ...calibration.evaluation.examples import Examples
 from ...calibration.statistics.profile_store import ProfileStore
 from ...calibration.table import CalibrationTable

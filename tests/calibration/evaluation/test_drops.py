@@ -9,7 +9,8 @@ import pytest
 
 from fuselage.calibration.damage.budget import Budget, fit_budget
 from fuselage.calibration.evaluation.answers import answer_all
-from fuselage.calibration.evaluation.drops import Evaluator, drops_between
+from fuselage.calibration.evaluation.drops import drops_between
+from fuselage.calibration.evaluation.evaluator import Evaluator
 from fuselage.calibration.evaluation.examples import Examples
 from fuselage.calibration.evaluation.graph_engine import GraphEngine
 from fuselage.calibration.run import calibrate
