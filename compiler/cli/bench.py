@@ -9,7 +9,8 @@ import typer
 
 from .console import Watch, print_json, print_table, say
 from .documents import check_document, write_document
-from .options import Json, Quiet, Threads
+from .options import Document, Json, Quiet, Threads, Trust
+from .trouble import trouble
 
 if TYPE_CHECKING:
     from ...proof.timing.results import Benchmark, WorkResult
@@ -76,57 +77,54 @@ def bench(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="On a busy machine, print figures and no verdict.")
     ] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Open engines without a manifest; a plan is code.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the JSON document here.")
-    ] = None,
+    trust: Trust = False,
+    out: Document = None,
     trtexec_json: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the times as trtexec --exportTimes does."),
+        typer.Option(metavar="FILE.json", help="Write the times as trtexec --exportTimes does."),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Time candidates in rounds of random order and say which differences are more than noise.
 
-    Exits with 1 without figures when others use the machine; --anyway prints figures alone.
+    Exits with 2 without figures when others use the machine; --anyway prints figures alone.
     """
-    check_document(out)
-    check_document(trtexec_json)
     from ...proof.timing.bench import run_bench
     from ...proof.timing.race import Rules
     from ...proof.timing.request import Request, checked_mode
 
-    request = Request(
-        subjects=tuple(subjects),
-        baselines=tuple(baseline or ()),
-        model=model,
-        task=task,
-        mode=checked_mode(mode),
-        shapes=tuple(shapes or ()),
-        texts=tuple(text or ()),
-        columns=tuple(text_column or ()),
-        clients=clients,
-        rate=rate,
-        rules=Rules(seconds=seconds, iterations=iterations),
-        threads=threads,
-        floor=floor / 100,
-        memory=memory,
-        anyway=anyway,
-        trust=trust,
-    )
-    watch = Watch(quiet=quiet)
+    with trouble():
+        check_document(out)
+        check_document(trtexec_json)
+        request = Request(
+            subjects=tuple(subjects),
+            baselines=tuple(baseline or ()),
+            model=model,
+            task=task,
+            mode=checked_mode(mode),
+            shapes=tuple(shapes or ()),
+            texts=tuple(text or ()),
+            columns=tuple(text_column or ()),
+            clients=clients,
+            rate=rate,
+            rules=Rules(seconds=seconds, iterations=iterations),
+            threads=threads,
+            floor=floor / 100,
+            memory=memory,
+            anyway=anyway,
+            trust=trust,
+        )
+        watch = Watch(quiet=quiet)
 
-    def show(what: str) -> None:
-        watch.close()
-        watch.started(what)
+        def show(what: str) -> None:
+            watch.close()
+            watch.started(what)
 
-    try:
-        found = run_bench(request, show)
-    finally:
-        watch.close()
+        try:
+            found = run_bench(request, show)
+        finally:
+            watch.close()
     _print(found)
     document = found.document()
     if out is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import FuselageError, VerificationError
-from .console import print_json, print_table, results, say, say_error
+from .console import print_json, print_table, results, say
+from .documents import check_document, write_document
 from .inputs import read_texts
-from .options import Json, Quiet, TextColumns, Texts, Threads
+from .options import Document, Json, Quiet, TextColumns, Texts, Threads, Trust
+from .trouble import trouble
 
 if TYPE_CHECKING:
     from ...proof.comparing.compare import CandidateResult, Comparison
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _SUBJECT = "torch:MODEL[@REVISION], torch:random:MODEL, ort:FILE, bundle:DIR[#TARGET], results:FILE"
 _COLUMNS = ("candidate", "output", "relative", "max", "p99.9", "cos mean", "cos min", "SNR dB")
 _LOGIT_COLUMNS = ("top-1", "top-5", "KL")
-_TROUBLE = 2
 
 
 def compare(
@@ -51,9 +49,7 @@ def compare(
         ),
     ] = None,
     task: Annotated[str, typer.Option(help="Task of torch:MODEL; auto: by architecture.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the document (JSON) there.")
-    ] = None,
+    out: Document = None,
     save_reference: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Keep the reference's answers, for results:FILE."),
@@ -66,9 +62,7 @@ def compare(
         bool, typer.Option(help="Look for the first layer that is off when a candidate fails.")
     ] = True,
     threads: Threads = 0,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Open engines without a manifest; a plan is code.")
-    ] = False,
+    trust: Trust = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -78,8 +72,8 @@ def compare(
     of padding, ragged masks, the edges of the profile. Exits with 0 when every bound holds, with 1
     when one does not, and with 2 when nothing could be compared.
     """
-    with _trouble():
-        _check_out(out)
+    with trouble():
+        check_document(out)
         from ...proof.comparing.gates import read_gates
         from ...proof.comparing.run import ComparisonRequest, run_comparison
         from ...proof.subjects.open import SubjectOptions
@@ -97,33 +91,14 @@ def compare(
         comparison = run_comparison(request, say)
         document = comparison.as_document() if out is not None or as_json else {}
         if out is not None:
-            out.write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+            write_document(out, document)
     _show(comparison, quiet=quiet)
     if out is not None:
-        say(f"document written to {out}")
+        say(f"written to {out}")
     if as_json:
         print_json(document)
     if not comparison.passed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _trouble() -> Iterator[None]:
-    """Nothing could be compared: 2, as diff and cmp have it, because 1 says that answers differ."""
-    try:
-        yield
-    except FuselageError as error:
-        say_error(str(error))
-        raise typer.Exit(_TROUBLE) from error
-    except OSError as error:
-        say_error(f"{error.filename or 'the system'}: {error.strerror or error}")
-        raise typer.Exit(_TROUBLE) from error
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a file that cannot be written before the work for it starts."""
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise VerificationError(f"{out}: expected a file in a folder that is there")
 
 
 def _asked(text: list[Path] | None, columns: list[str] | None, limit: int | None) -> Asked:

@@ -12,6 +12,7 @@ from .console import Watch, print_json, print_table, say
 from .documents import check_document, write_document
 from .inputs import read_evaluation
 from .options import Document, Json, Quiet, Threads, Trust
+from .trouble import trouble
 
 if TYPE_CHECKING:
     from ...proof.accuracy.evaluate import Evaluation
@@ -60,30 +61,32 @@ def evaluate(
 ) -> None:
     """Judge the reference and every engine that runs here by the metrics of the task.
 
-    Differences come with the interval that 95 of 100 choices of other examples would give.
+    Differences come with the interval that 95 of 100 choices of other examples would give. Exits
+    with 1 when --max-drop does not hold, and with 2 when nothing could be judged.
     """
     from ...calibration.metrics.table import parse_max_drop
     from ...errors import CalibrationError
     from ...proof.accuracy.evaluate import evaluate as judge
     from ...proof.subjects.open import SubjectOptions
 
-    check_document(out)
-    file = read_evaluation(data, data_column)
-    if file is None:
-        raise CalibrationError("evaluation: expected a file of examples, got none")
-    watch = Watch(quiet=quiet)
-    try:
-        found = judge(
-            bundle,
-            file,
-            targets=target or (),
-            reference=reference,
-            max_drop=parse_max_drop(max_drop or []),
-            options=SubjectOptions(threads=threads, trust=trust),
-            listener=watch,
-        )
-    finally:
-        watch.close()
+    with trouble():
+        check_document(out)
+        file = read_evaluation(data, data_column)
+        if file is None:
+            raise CalibrationError("evaluation: expected a file of examples, got none")
+        watch = Watch(quiet=quiet)
+        try:
+            found = judge(
+                bundle,
+                file,
+                targets=target or (),
+                reference=reference,
+                max_drop=parse_max_drop(max_drop or []),
+                options=SubjectOptions(threads=threads, trust=trust),
+                listener=watch,
+            )
+        finally:
+            watch.close()
     _show(found)
     facts = found.as_json()
     if out is not None:
@@ -122,6 +125,6 @@ def _show(found: Evaluation) -> None:
     say(f"reference: {found.reference}")
     print_table(
         f"{len(found.examples.inputs)} examples of {found.examples.source}",
-        ("engine", "precision", "metric", "reference", "engine", "lost", "95 % interval"),
+        ("candidate", "precision", "metric", "reference", "its own", "lost", "95 % interval"),
         rows,
     )

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from .console import say_error
+from .trouble import JUDGING, TROUBLE
 
 TRUSTED = {
     "build": "PyTorch reads the model, and may reserve more memory than there is",
@@ -41,7 +42,7 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
     """Run a command, in a process of its own where its subject may crash it.
 
     Returns:
-        What the command returns; 1 with a message when its process died.
+        What the command returns; 1 with a message when its process died, or 2 when it was to judge.
     """
     if sys.platform == "win32" or not arguments or _is_trusted(arguments[0]):
         return run(arguments)
@@ -70,7 +71,7 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
         f"{subject}: native code (onnx, ONNX Runtime or TensorRT) died of "
         f"{signal.Signals(-code).name} on it; perhaps {hint}; nothing was written"
     )
-    return 1
+    return TROUBLE if arguments[0] in JUDGING else 1
 
 
 def _is_trusted(verb: str) -> bool:

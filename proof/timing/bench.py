@@ -27,7 +27,7 @@ from .request import Request
 from .results import Benchmark, WorkResult
 from .turns import Call, Turn
 from .verdict import judge
-from .work import Work
+from .work import Work, parse_shapes
 
 _GLANCE = 0.5
 """Seconds for which the machine is watched before anything is opened."""
@@ -47,13 +47,14 @@ def run_bench(request: Request, told: Told = lambda _: None) -> Benchmark:
         FeedError: when a candidate does not take a shape; it is named.
         FuselageError: as opening the subjects does.
     """
-    _refuse_busy(_glance(), request)
+    parse_shapes(request.shapes)  # what is misspelled is told on a busy machine too
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # a note says it once
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fuselage-bench-"))
         entries = make_entries(
             request.subjects, request.baselines, _template(request, folder), request.model
         )
+        _refuse_busy(_glance(), request)
         candidates, skipped = _opened(entries, stack, told)
         planned = plan(request, candidates)
         calls = _prepared(request, candidates, planned, skipped, told)

@@ -48,6 +48,13 @@ def test_a_death_is_one_message(number: str, hint: str) -> None:
     )
 
 
+@pytest.mark.parametrize("verb", ["compare", "evaluate", "bench"])
+def test_a_death_is_no_verdict(verb: str) -> None:
+    done = start("os.kill(os.getpid(), signal.SIGSEGV)", verb, "in.onnx")
+    done.communicate(timeout=60)
+    assert done.returncode == 2
+
+
 def test_the_message_names_the_model_behind_options(tmp_path: Path) -> None:
     model = tmp_path / "in.onnx"
     model.touch()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,7 +199,30 @@ def test_a_document_that_cannot_be_written_is_refused_first(
     message: str,
 ) -> None:
     options = ["--data", str(labelled), "--out", str(tmp_path / out)]
-    assert run(["evaluate", str(classifier), *options]) == 1
+    assert run(["evaluate", str(classifier), *options]) == 2
     printed = capsys.readouterr()
     assert message in printed.err.replace("\n", " ")
     assert "ask" not in printed.err
+
+
+def test_the_code_tells_a_loss_from_what_cannot_be_judged(
+    classifier: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", str(classifier), "--data"]
+    assert run([*command, str(labelled), "--max-drop", "accuracy=0"]) == 0
+    assert run([*command, str(labelled), "--max-drop", "accuracy=nan"]) == 2
+    assert run([*command, "none.jsonl"]) == 2
+    monkeypatch.setattr(MetricDrop, "drop", property(lambda _: 1.0))
+    assert run([*command, str(labelled), "--max-drop", "accuracy=0.5"]) == 1
+
+
+def test_a_host_without_the_compilers_packages_evaluates(classifier: Path, labelled: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['torch', 'transformers', 'onnx', 'onnx_ir'])\n"
+        "from fuselage.compiler.cli import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, "evaluate", str(classifier), "--data", str(labelled)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -47,13 +47,18 @@ def test_a_damaged_graph_fails_and_the_case_is_named(
 
 
 def test_kept_answers_stand_for_the_model(
-    model_folder: Path, bundle: Bundle, damaged_graph: Path, tmp_path: Path
+    model_folder: Path,
+    bundle: Bundle,
+    damaged_graph: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kept = tmp_path / "answers.npz"
     arguments = ["compare", _torch(model_folder), f"bundle:{bundle.root}"]
     assert run([*arguments, "--save-reference", str(kept)]) == 0
     assert run(["compare", f"results:{kept}", f"bundle:{bundle.root}#ort-cpu"]) == 0
     assert run(["compare", f"results:{kept}", f"ort:{damaged_graph}"]) == 1
+    assert "was not looked for: kept answers hold no values" in capsys.readouterr().err
 
 
 def test_a_host_without_pytorch_compares_with_kept_answers(
@@ -121,7 +126,11 @@ def test_files_of_onnx_alone_are_fed_by_what_their_inputs_are_for(
         (["ort:a.onnx", "bundle:none"], "none: expected the folder of a bundle"),
         (["ort:a.onnx", "ort:b.onnx", "--gate", "none.toml"], "none.toml: the gate file cannot be"),
         (["ort:a.onnx", "ort:b.onnx", "--tolerance", "x"], "--tolerance x: expected OUTPUT"),
-        (["ort:a.onnx", "ort:b.onnx", "--out", "none/c.json"], "none/c.json: expected a file in"),
+        (["ort:a.onnx", "ort:b.onnx", "--out", "none/c.json"], "none/c.json: expected a file to"),
+        (
+            ["ort:a.onnx", "ort:b.onnx", "--out", "c.txt"],
+            "c.txt: expected a name that ends in .json",
+        ),
         (["ort:a.onnx", "ort:b.onnx", "--save-reference", "a.txt"], "expected a name that ends in"),
         (["ort:a.onnx", "ort:b.onnx", "--text", "none.txt"], "none.txt: no such file"),
     ],

@@ -216,6 +216,26 @@ class _Pooled(TableSubject):
         return {"hidden": answer if self._fault is None else self._fault(feeds, answer)}
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [(["relative=0.5", "max_abs=1e-6"], 0.005), (["relative=0.001"], 0.001)],
+)
+def test_an_output_within_its_relative_bound_is_located_too(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch, bounds: list[str], expected: float
+) -> None:
+    """What values inside may be off is less than the output is, whatever bound it breaks."""
+    asked: list[float] = []
+
+    def locate(*_: object, tolerance: float) -> None:
+        asked.append(tolerance)
+
+    monkeypatch.setattr("fuselage.proof.locating.locate.locate_divergence", locate)
+    gates = read_gates(None, bounds)
+    found = _compared(cases, lambda _, answer: np.asarray(answer * np.float32(1.01)), gates)
+    assert not found.passed
+    assert asked == [pytest.approx(expected, rel=1e-3)]
+
+
 def _compared(cases: Cases, fault: Fault | None, gates: Gates | None = None) -> Comparison:
     return compare_subjects(
         TableSubject("reference"), [TableSubject("candidate", fault)], Asked(cases=cases), gates

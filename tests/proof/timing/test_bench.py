@@ -388,17 +388,36 @@ def test_the_command_refuses_on_a_busy_machine(
     monkeypatch.setattr(bench, "business", lambda *_: busy())
     out = tmp_path / "bench.json"
     command = ["bench", str(bundle), "--shapes", "1x4", "--seconds", "0.01", "--no-memory"]
-    assert run([*command, "--out", str(out)]) == 1
+    assert run([*command, "--out", str(out)]) == 2
     assert "error: this machine is too busy" in capfd.readouterr().err
     assert not out.exists()
     assert run([*command, "--out", str(out), "--anyway"]) == 0
     assert json.loads(out.read_text())["concluded"] is False
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shapes", "axb"], "shape 'axb': expected"),
+        (["--baseline", "x"], "baseline 'x': expected"),
+    ],
+)
+def test_what_is_misspelled_is_told_on_a_busy_machine_too(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(bench, "business", lambda *_: busy())
+    assert run(["bench", str(bundle), *options]) == 2
+    assert message in capfd.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_is_refused_at_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["bench", "nothing", "--out", str(tmp_path / "no" / "x.json")]) == 1
+    assert run(["bench", "nothing", "--out", str(tmp_path / "no" / "x.json")]) == 2
     assert "there is no folder" in capfd.readouterr().err
 
 
