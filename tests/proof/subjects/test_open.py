@@ -10,8 +10,11 @@ import pytest
 
 from fuselage.engines.bundle import Bundle
 from fuselage.errors import FeedError, FuselageError, GraphError, SourceError
+from fuselage.graph.tensors import TensorSpec
+from fuselage.proof.subjects.base import chosen_feeds
+from fuselage.proof.subjects.bundle_engine import BundleSubject
 from fuselage.proof.subjects.open import SubjectOptions, open_subject, runnable_names
-from fuselage.proof.subjects.results import KeptCase, save_results
+from fuselage.proof.subjects.results import KeptCase, ResultsSubject, save_results
 
 FEEDS = {
     "input_ids": np.array([[2, 11, 12, 3], [2, 13, 3, 0]]),
@@ -87,6 +90,32 @@ def test_integers_are_cast_when_they_fit(bundle: Bundle) -> None:
         assert np.array_equal(subject.run(narrow)["logits"], subject.run(FEEDS)["logits"])
         with pytest.raises(FeedError, match="'attention_mask' is missing"):
             subject.run({"input_ids": FEEDS["input_ids"]})
+
+
+def test_integers_that_do_not_fit_are_refused() -> None:
+    specs = (TensorSpec("ids", "int32", ("batch",)),)
+    assert chosen_feeds(specs, {"ids": np.array([7])}, "one")["ids"].dtype == np.int32
+    with pytest.raises(FeedError, match="one: values of 'ids' do not fit its dtype int32"):
+        chosen_feeds(specs, {"ids": np.array([1 << 40])}, "one")
+
+
+def test_an_engine_made_for_another_machine_is_looked_into_at_its_source(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundle, "mismatches", lambda *_: ("another CPU",))
+    engine = bundle.engine("ort-cpu")
+    with BundleSubject("other", bundle, engine) as subject:
+        assert (subject.graph, subject.precision) == (bundle.source, "fp32")
+
+
+def test_kept_answers_are_told_apart_by_shape() -> None:
+    feeds = {"ids": np.array([[1, 2, 3, 4]])}
+    specs = (TensorSpec("ids", "int64", ("batch", "sequence")),)
+    case = KeptCase(name="one", feeds=feeds, outputs={})
+    subject = ResultsSubject("kept", [case], specs, ())
+    assert subject.run(feeds) == {}
+    with pytest.raises(FeedError, match="none to these feeds"):
+        subject.run({"ids": feeds["ids"].reshape(2, 2)})
 
 
 def test_kept_answers_come_back_bit_by_bit(model_folder: Path, tmp_path: Path) -> None:
