@@ -5,8 +5,9 @@
 Texts are lists of token ids with log-normal lengths of 5 to 256 tokens. Online, windows of 32 texts
 arrive and each is answered at once; offline, all texts are there. Every side is the same model in
 the same precision. Padded batches have the threads that fuselage.load gives, packed rows one, which
-measures best for small calls (replicas use the other cores); give both the same to compare
-at equal threads. A window is given as one padded batch, and packing and unpacking count. Sides take turns; the median of the rounds is shown.
+is best for small calls, as replicas use the other cores; give both the same to compare at equal
+threads. A window is given as one padded batch, and packing and unpacking it count. Sides take
+turns; the median of the rounds is shown.
 
 Exits with 1 when a target is missed.
 """
@@ -172,7 +173,7 @@ def main() -> int:
         ):
             assert isinstance(packed, PackedEngine)
             print(
-                f"padded: {asked.threads or 'all'} threads, packed: {asked.packed_threads} threads, "
+                f"threads: padded {asked.threads or 'all'}, packed {asked.packed_threads}; "
                 f"{os.cpu_count()} CPUs, load "
                 f"{os.getloadavg()[0]:.1f}, median of {asked.rounds} rounds"
             )

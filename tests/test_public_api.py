@@ -77,8 +77,8 @@ SIGNATURES = {
     "evaluation=None, max_drop=None, "
     "weights='pretrained', revision=None, shapes=(), profiles='wide', "
     "compute_capabilities=(), gpu_memory=None, refittable=False, strip_plan=False, "
-    "weight_streaming=False, threads=0, verify='final', require=(), costs=None, "
-    "force=False, cache=True)",
+    "weight_streaming=False, layout='padded', threads=0, verify='final', require=(), "
+    "costs=None, force=False, cache=True)",
     "compare": "(reference, candidates, *, texts=None, gate=None, tolerances=(), task='auto', "
     "threads=0, locate=True, trust=False)",
     "evaluate": "(path, data, *, targets=(), reference=None, max_drop=None, threads=0, "

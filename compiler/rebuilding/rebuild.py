@@ -13,7 +13,7 @@ from ...engines import host
 from ...engines.base import BuildConfig, EngineArtifact, LoadOptions
 from ...engines.bundle import SOURCE, Bundle, BundleWriter
 from ...engines.choice import base_target, preferred, variant
-from ...engines.manifest import TargetEntry
+from ...engines.manifest import PACKED, TargetEntry
 from ...engines.strict_json import canonical_json
 from ...engines.targets import TARGETS, backend
 from ...engines.text.task import TASK_FILE, TaskSpec
@@ -86,6 +86,11 @@ def rebuild(wish: Wish, listener: Listener | None = None) -> Rebuilt:
     """
     journal = Journal(listener or Silent())
     bundle = Bundle.open(wish.bundle, full=True)
+    if bundle.manifest.recipe.get("layout") == PACKED:
+        raise BuildError(
+            f"{bundle.root}: engines of packed rows are not rebuilt from a bundle; build it again "
+            "from its model with --layout packed"
+        )
     names, kept = _names(bundle, wish)
     canonical, report = canonical_graph(bundle), past_report(bundle)
     with BundleWriter(wish.out or wish.bundle) as writer:

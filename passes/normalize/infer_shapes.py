@@ -64,6 +64,11 @@ class RestoreOutputs(Pass):
         return result(model, restored)
 
 
+def forget_declared(graph: ir.Graph) -> None:
+    """Let outputs keep the shapes they have now: they are those of another interface."""
+    graph.meta.pop(_DECLARED, None)
+
+
 _NO_TENSORS = frozenset(
     {"Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
      "SequenceMap", "SplitToSequence"}

@@ -18,6 +18,7 @@ import onnx_ir.passes.common as common
 
 from ...errors import PassError
 from ..base import Pass, PassResult, result
+from ..normalize.infer_shapes import forget_declared
 from .attention_masks import read_masks, write_masks
 from .layout import LENGTH, ROWS, SEGMENTS, TEXTS, PackedInputs, take_inputs
 from .roles import Miss, Role
@@ -87,6 +88,7 @@ def _settle(model: ir.Model, inputs: PackedInputs) -> None:
 
 
 def _name_outputs(graph: ir.Graph, walk: Walk) -> None:
+    forget_declared(graph)
     for value in graph.outputs:
         role, dims = walk.role(value), list(value.shape or ())
         if role is Role.POOLED:
