@@ -200,7 +200,7 @@ def _columns(file: EvaluationFile, form: Form, *, needs_pair: bool) -> dict[str,
         raise CalibrationError(
             f"{place}: expected columns for {', '.join(wanted)}, found none for "
             f"{' and '.join(lacking)}; {_there(names)}; say which one it is with "
-            f"--eval-column {lacking[0]}=NAME"
+            f"--data-column {lacking[0]}=NAME (of a build: --eval-column)"
         )
     return columns
 

@@ -55,8 +55,9 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
         _end_with(parent)
         _limit_memory()
         return run(arguments)
+    asked: list[int] = []
     for number in _FORWARDED:
-        signal.signal(number, lambda got, _: _forward(child, got))
+        signal.signal(number, lambda got, _: _forward(child, got, asked))
     if reads_terminal:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells both
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -64,6 +65,9 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
         return code
     if -code in _FORWARDED:
         return 128 - code
+    if asked:  # native code may die of an interrupt that meets it on its way out
+        say_error("interrupted")
+        return 128 + asked[0]
     words = [word for word in arguments[1:] if not word.startswith("-")]
     subject = next((word for word in words if Path(word).exists()), (words or arguments)[0])
     hint = "it ran out of memory" if -code == signal.SIGKILL else "the model is damaged"
@@ -78,7 +82,8 @@ def _is_trusted(verb: str) -> bool:
     return verb in TRUSTED or verb.startswith("-")
 
 
-def _forward(child: int, number: int) -> None:
+def _forward(child: int, number: int, asked: list[int]) -> None:
+    asked.append(number)
     try:
         os.kill(child, number)
     except ProcessLookupError:

@@ -111,6 +111,17 @@ def test_an_interrupt_reaches_the_command_once() -> None:
     assert running.returncode == 130
 
 
+def test_a_death_of_an_interrupt_is_no_damage() -> None:
+    body = "try: time.sleep(60)\n    except KeyboardInterrupt: os.kill(os.getpid(), signal.SIGSEGV)"
+    running = start(body, "report", "bundle")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "started\n"
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "error: interrupted\n")
+
+
 TIDY = """try:
         print("writing", flush=True)
         time.sleep(60)

@@ -88,7 +88,8 @@ def test_neighbours_that_both_begin_are_two():
         (EMBEDDING, pair(1, sentence2=" "), "column 'sentence2': expected a text, got ' '"),
         (EMBEDDING, pair(1, sentence1="\ud800"), "half of a surrogate pair"),
         (EMBEDDING, {"a": "x", "score": 1}, r"found none for text and pair; its columns are 'a', 's"
-         r"core'; say which one it is with --eval-column text=NAME"),
+         r"core'; say which one it is with --data-column text=NAME \(of "
+         "a build: --eval-column"),
         (MOODS, {"text": "t", "label": "great"},
          "column 'label': expected one of the model's labels 'bad', 'good' or 0 to 1, got 'great'"),
         (MOODS, {"text": "t", "label": 2}, "or 0 to 1, got 2"),
