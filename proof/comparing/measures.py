@@ -190,6 +190,8 @@ def _fault(reference: Any, candidate: Any) -> str | None:
         return f"shape {list(candidate.shape)} instead of {list(reference.shape)}"
     if candidate.dtype.kind not in "fiub":
         return f"dtype {candidate.dtype} is no number"
+    if (candidate.dtype.kind == "f") != (reference.dtype.kind == "f"):
+        return f"dtype {candidate.dtype} instead of {reference.dtype}"
     if candidate.dtype.kind != "f":
         return None
     wrong = ~np.isfinite(candidate) & np.isfinite(reference)

@@ -118,6 +118,7 @@ def test_what_the_reference_itself_cannot_answer_is_no_fault_of_the_candidate() 
         (np.array([[1.0, np.nan]], np.float32), r"NaN at \[0, 1\], 1 of 2 numbers"),
         (np.array([[np.inf, 1.0]], np.float32), r"infinity at \[0, 0\]"),
         (np.array([["a", "b"]]), "dtype <U1 is no number"),
+        (np.ones((1, 2), np.int64), "dtype int64 instead of float32"),
     ],
 )
 def test_faults_are_told_and_never_measured(got: np.ndarray, reason: str) -> None:
