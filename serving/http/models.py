@@ -14,9 +14,8 @@ import numpy as np
 from starlette.requests import Request
 
 from ...engines.bundle import Bundle
-from ...engines.text.batching import BUDGETS, GPU_BUDGET, BatchLimits
 from ...engines.text.encoder import Encoded
-from ...engines.text.pipeline import RUNTIMES
+from ...engines.text.pipeline import text_pipeline
 from ...engines.text.runtime import TextRuntime
 from ...engines.text.scores import Floats
 from ...engines.text.task import TASK_FILE, TaskSpec
@@ -214,14 +213,9 @@ def _open_runtime(path: Path, opening: Opening) -> TextRuntime:
     with ExitStack() as opened:
         opened.enter_context(engine)
         axes = bundle.manifest.targets[engine.name].profile
-        limits = BatchLimits.of(
-            engine.inputs[0],
-            ShapeProfile(axes) if axes else None,
-            profiles=engine.profiles,
-            buckets=engine.buckets,
+        runtime = text_pipeline(
+            engine, tokenizer, spec, profile=ShapeProfile(axes) if axes else None
         )
-        encoder = StrictEncoder(tokenizer, spec, limits.max_sequence)
-        budget = BUDGETS.get(engine.target, GPU_BUDGET)
-        runtime = RUNTIMES[spec.task](engine, encoder, limits, budget)
+        runtime.encoder = StrictEncoder(tokenizer, spec, runtime.encoder.max_tokens)
         opened.pop_all()
     return runtime
