@@ -77,8 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 1 on an error of fuselage or the operating system, 2 on wrong usage, 130
-        when interrupted.
+        0 on success, 1 on an error of fuselage or the operating system, 2 on wrong usage, and of
+        verbs that judge when they could not, 130 when interrupted.
     """
     try:
         code = app(list(arguments), standalone_mode=False)
