@@ -62,7 +62,7 @@ def in_steps(
         steps = method(runtime, *args, **options)
         return finished(steps, runtime.run(next(steps)))
 
-    return answer
+    return cast(Callable[Concatenate[Runtime, Options], Answer], answer)
 
 
 def finished(steps: Steps[Answer], batches: Iterable[Batch]) -> Answer:

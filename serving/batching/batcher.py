@@ -122,14 +122,15 @@ class TokenBatcher:
         steps = self.runtime.steps(inputs, options)
         request = self._admit(next(steps), until, client)
         answer: Future[Any] = Future()
+        lanes, pool = self._lanes, self._pool  # not self, which is collected when nobody has it
 
         def give_up(future: Future[Any]) -> None:
             if future.cancelled():
-                self._lanes.cancel(request)
+                lanes.cancel(request)
 
         answer.add_done_callback(give_up)
         request.future.add_done_callback(
-            lambda batches: self._pool.submit(_settle, answer, steps, batches)
+            lambda batches: pool.submit(_settle, answer, steps, batches)
         )
         return answer
 
