@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from ...calibration.metrics.table import parse_max_drop
-from ..precisions.compare import compare_precisions as choose_precision
 from ..pipeline import Outcome, run_build
 from ..precision import ASKED
+from ..precisions.compare import compare_precisions as choose_precision
 from ..recipe import Request
 from .console import Watch, print_json, print_table, say
 from .inputs import read_evaluation, read_texts
