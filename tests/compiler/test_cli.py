@@ -165,7 +165,7 @@ def test_a_missing_package_names_its_extra(tmp_path: Path) -> None:
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "from fuselage.compiler.cli import run\n"
-        f"sys.exit(run(['build', 'minilm', '--target', 'ort-cpu', '--out', {out!r}]))"
+        f"sys.exit(run(['build', 'minilm', '--no-cache', '--target', 'ort-cpu', '--out', {out!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
