@@ -38,7 +38,7 @@ READ = {
     },
     "lower": {
         *_OWN, "target", "graph", "unquantised", "precision", "compute_capabilities", "vnni",
-        "costs", "verify",
+        "costs", "verify", "layout",
     },
     "engine": {*_OWN, "target", "graph", "weights", "config", "machine"},
     "prove": {

@@ -74,6 +74,9 @@ def machine(
 class Loaded(Engine):
     """What a stub of a backend opens."""
 
+    inputs = ()
+    outputs = ()
+
     def __init__(self, folder: Path) -> None:
         self.target = json.loads((folder / "engine.json").read_text())["target"]
         self.folder = folder.name
