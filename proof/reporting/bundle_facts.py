@@ -47,7 +47,7 @@ class BundleFacts:
             BundleError: when it is missing or damaged, or has no report.
             GraphError: when a graph in it is none.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, full=True)
         return cls(
             path=str(path),
             label=label,

@@ -17,11 +17,12 @@ _LARGEST = 64 << 20
 
 @dataclass(frozen=True)
 class Kind:
-    """What a document is for, and how one is made."""
+    """What a document is for, how one is made, and the keys without which it says nothing."""
 
     key: str
     missing: str
     command: str
+    needed: tuple[str, ...]
 
 
 KINDS = (
@@ -29,21 +30,25 @@ KINDS = (
         "comparison",
         "No comparison beyond the build's ten texts: no adversarial cases, no noise floor",
         "fuselage compare {reference} bundle:{bundle} --out comparison.json",
+        ("reference", "candidates", "cases"),
     ),
     Kind(
         "evaluation",
         "How well it does its task was not measured",
         "fuselage evaluate {bundle} --data FILE --out evaluation.json",
+        ("reference", "candidates"),
     ),
     Kind(
         "benchmark",
         "Speed against other runtimes was not measured",
         "fuselage bench {bundle} --out benchmark.json",
+        ("works",),
     ),
     Kind(
         "cost-model",
         "Where the time goes was not modelled",
         "fuselage inspect {bundle} --costs --measure --out cost-model.json",
+        ("nodes", "totals"),
     ),
 )
 _BY_KEY = {kind.key: kind for kind in KINDS}
@@ -121,4 +126,7 @@ def _read(path: Path, kind: str) -> Facts:
         raise FuselageError(
             f"{path}: expected schema {SCHEMA}, got {content.get('schema')!r}; {advice}"
         )
+    missing = [key for key in _BY_KEY[kind].needed if not content.get(key)]
+    if missing:
+        raise FuselageError(f"{path}: expected {missing[0]!r} in it, got none; {advice}")
     return Facts(content, str(path))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fuselage.errors import FuselageError
+from fuselage.errors import BundleError, FuselageError
 from fuselage.proof.reporting.bundle_facts import BundleFacts
 from fuselage.proof.reporting.documents import read_documents
 from fuselage.proof.reporting.make import ReportRequest, make_report
@@ -237,6 +237,24 @@ def test_a_malformed_document_is_one_message(tmp_path: Path, content: str, messa
         read_documents({"comparison": path})
     assert str(caught.value).startswith(f"{path}: ")
     assert "make one with: fuselage compare" in str(caught.value)
+
+
+def test_a_document_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.json"
+    path.write_text('{"schema": 1, "kind": "comparison", "reference": "r", "candidates": []}')
+    with pytest.raises(FuselageError, match="expected 'candidates' in it, got none; make one with"):
+        read_documents({"comparison": path})
+
+
+def test_a_damaged_bundle_gets_no_report(write_bundle: Write, tmp_path: Path) -> None:
+    bundle, out = write_bundle(), tmp_path / "report.html"
+    graph = bundle / "graph" / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[-1] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(BundleError, match="graph/model.onnx: sha256 is"):
+        make_report(ReportRequest(bundles=(bundle,), out=out, run=False))
+    assert not out.exists()
 
 
 def test_a_missing_document_is_one_message(tmp_path: Path) -> None:
