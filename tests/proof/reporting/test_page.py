@@ -252,7 +252,7 @@ def test_a_damaged_bundle_gets_no_report(write_bundle: Write, tmp_path: Path) ->
     content = bytearray(graph.read_bytes())
     content[-1] ^= 1
     graph.write_bytes(content)
-    with pytest.raises(BundleError, match="graph/model.onnx: sha256 is"):
+    with pytest.raises(BundleError, match=r"graph/model\.onnx: sha256 is"):
         make_report(ReportRequest(bundles=(bundle,), out=out, run=False))
     assert not out.exists()
 
