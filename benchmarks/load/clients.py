@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -76,7 +77,9 @@ async def _clients(port: int, texts: list[str], clients: int, seconds: float) ->
     return load
 
 
-async def _client(port: int, requests: list[bytes], turn, ends: float, load: Load) -> None:  # type: ignore[no-untyped-def]
+async def _client(
+    port: int, requests: list[bytes], turn: Iterator[int], ends: float, load: Load
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (sent := time.perf_counter()) < ends:
         which = next(turn) % len(requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -200,6 +201,4 @@ def _tell(on_batch: OnBatch, record: BatchRecord) -> Any:
     try:
         on_batch(record)
     except Exception:  # an observer's fault is not the request's
-        import logging
-
         logging.getLogger(__name__).exception("on_batch failed")

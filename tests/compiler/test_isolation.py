@@ -44,7 +44,7 @@ def test_a_death_is_one_message(number: str, hint: str) -> None:
     assert done.returncode == 1
     assert err == (
         f"error: in.onnx: native code (onnx, ONNX Runtime or TensorRT) died of {number} on it; "
-        f"perhaps {hint}; nothing was written\n"
+        f"perhaps {hint}; a file it was writing is whole or not there\n"
     )
 
 
