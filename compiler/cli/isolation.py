@@ -73,7 +73,8 @@ def run_isolated(run: Run, arguments: Sequence[str]) -> int:
     hint = "it ran out of memory" if -code == signal.SIGKILL else "the model is damaged"
     say_error(
         f"{subject}: native code (onnx, ONNX Runtime or TensorRT) died of "
-        f"{signal.Signals(-code).name} on it; perhaps {hint}; a file it was writing is whole or not there"
+        f"{signal.Signals(-code).name} on it; perhaps {hint}; a file it was writing is whole or "
+        "not there"
     )
     return TROUBLE if arguments[0] in JUDGING else 1
 
